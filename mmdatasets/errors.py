@@ -1,0 +1,127 @@
+"""Errors of mmdatasets. Each one says what is wrong, where, what was expected and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+
+class MMDatasetsError(Exception):
+    """Base of every error that mmdatasets raises on purpose.
+
+    Args:
+        message: What is wrong, what was expected, what to do.
+        row: Row of the dataset (or of the batch, where the dataset row is not known).
+        column: Column that holds the offending value.
+        index: Position of the media item or message within the row's column.
+        source: Path, URL or description of the media item.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        row: int | str | None = None,
+        column: str | None = None,
+        index: int | None = None,
+        source: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.row = row
+        self.column = column
+        self.index = index
+        self.source = source
+
+    def at(
+        self,
+        *,
+        row: int | str | None = None,
+        column: str | None = None,
+        index: int | None = None,
+        source: str | None = None,
+    ) -> Self:
+        """Adds where the error happened, without overwriting what is already known, and returns the error."""
+        self.row = row if self.row is None else self.row
+        self.column = column if self.column is None else self.column
+        self.index = index if self.index is None else self.index
+        self.source = source if self.source is None else self.source
+        return self
+
+    @property
+    def where(self) -> str:
+        """The location in words, empty when nothing is known."""
+        parts = []
+        if self.row is not None:
+            parts.append(f"row {self.row}")
+        if self.column is not None:
+            parts.append(f"column {self.column!r}")
+        if self.index is not None:
+            parts.append(f"index {self.index}")
+        where = ", ".join(parts)
+        if self.source is not None:
+            where = f"{where} ({self.source})" if where else self.source
+        return where
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process boundaries (num_proc, DataLoader workers): keep the location when pickled.
+        state = {"row": self.row, "column": self.column, "index": self.index, "source": self.source}
+        return type(self), (self.message,), state
+
+
+class MediaError(MMDatasetsError, ValueError):
+    """A media item cannot be used: base of the media errors."""
+
+
+class MediaReferenceError(MediaError, TypeError):
+    """A value is not a media reference of any supported form."""
+
+
+class MediaNotFoundError(MediaError):
+    """The file or URL that a media reference names cannot be opened."""
+
+
+class MediaDecodeError(MediaError):
+    """The bytes are not a media file of a supported format, or are damaged."""
+
+
+class MediaLimitError(MediaError):
+    """A media item exceeds a limit of `MediaOptions`."""
+
+
+class MediaProcessorError(MediaError):
+    """The model's processor refuses a media item."""
+
+
+class ConversationError(MMDatasetsError, ValueError):
+    """A row's chat data has no supported shape."""
+
+
+class PlaceholderError(ConversationError):
+    """Placeholders and media items of a row do not match."""
+
+
+class TemplateError(MMDatasetsError, ValueError):
+    """The chat template cannot be rendered, or its assistant turns cannot be located."""
+
+
+class CollateError(MMDatasetsError, ValueError):
+    """Rows cannot be made into a batch."""
+
+
+class UnknownPluginError(MMDatasetsError, KeyError):
+    """No plugin is registered under a name."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class MissingExtraError(MMDatasetsError, ImportError):
+    """An optional dependency is missing. The message names the extra to install."""
+
+    @classmethod
+    def for_package(cls, package: str, extra: str, purpose: str) -> Self:
+        """Builds the error for `package`, which `pip install 'mmdatasets[extra]'` provides."""
+        return cls(f"{purpose} needs the package {package!r}: pip install 'mmdatasets[{extra}]'")
