@@ -85,8 +85,8 @@ class BasePlugin:
             if given is not None and own is not None and given != own:
                 kind = type(self.processor).__name__
                 raise ValueError(
-                    f"{modality}_token={given!r} is not the token of {kind}, which is {own!r}; leave it out to use the "
-                    "processor's own"
+                    f"{modality}_token={given!r} is not the token of {kind}, which is {own!r}; leave it out to use "
+                    "the processor's own"
                 )
 
     # ---------------------------------------------------------------------------------------------- family hooks
