@@ -112,8 +112,11 @@ def without_pillow_limit(pixels: int | None = None) -> Iterator[None]:
 
 def describe_content(file: BinaryIO) -> str:
     """Says in words what a file that is no readable image seems to be."""
-    file.seek(0)
-    prefix = file.read(_PREFIX_LENGTH)
+    try:
+        file.seek(0)
+        prefix = file.read(_PREFIX_LENGTH)
+    except Exception:  # a connection may have broken
+        return "data that cannot be read"
     if not prefix:
         return "an empty file (0 bytes)"
     for signature, name in _IMAGE_SIGNATURES.items():

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from mmdatasets.options import MediaOptions
 
 # Format -> modes (as Pillow names them) for which torchcodec gives Pillow's pixels, as the tests prove. It differs for
-# 16-bit grey PNG (Pillow clips where torchcodec scales) and for AVIF with alpha (which it multiplies in).
+# PNG of 16 bits a channel (it rounds where Pillow cuts, or clips grey) and for AVIF with alpha (it multiplies that in).
 _TORCHCODEC_MODES = {
     "JPEG": ("L", "RGB", "CMYK"),
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"),
     "WEBP": ("RGB", "RGBA"),
     "AVIF": ("L", "RGB"),
 }
+_PNG_BIT_DEPTH_AT = 24  # the signature, length and name of IHDR, width, height
 
 
 def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
@@ -100,6 +101,10 @@ def _torchcodec_equals_pillow(image: ImageFile, file: BinaryIO) -> bool:
     """Whether torchcodec is known to give Pillow's pixels for an image of which the header is read."""
     if image.mode not in _TORCHCODEC_MODES.get(image.format or "", ()) or getattr(image, "is_animated", False):
         return False
+    if image.format == "PNG":
+        file.seek(_PNG_BIT_DEPTH_AT)
+        if file.read(1) == b"\x10":
+            return False
     return read_orientation(image, file) == 1
 
 
