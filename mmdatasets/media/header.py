@@ -110,7 +110,7 @@ def without_pillow_limit(pixels: int | None = None) -> Iterator[None]:
             PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
-def describe_content(file: BinaryIO) -> str:
+def describe_content(file: BinaryIO) -> str:  # noqa: PLR0911 - one for each kind
     """Says in words what a file that is no readable image seems to be."""
     try:
         file.seek(0)

@@ -30,7 +30,8 @@ def read_webp_header(file: BinaryIO) -> WebPHeader | None:
     kind = start[12:16]
     if kind == b"VP8X":
         width, height = _little(start[24:27]) + 1, _little(start[27:30]) + 1
-        return WebPHeader(width, height, _metadata(file, start))
+        info = _metadata(file, start)
+        return None if info is None else WebPHeader(width, height, info)
     if kind == b"VP8 " and start[23:26] == b"\x9d\x01\x2a":
         width, height = _little(start[26:28]) & 0x3FFF, _little(start[28:30]) & 0x3FFF
         return WebPHeader(width, height, {}) if width and height else None
@@ -40,8 +41,11 @@ def read_webp_header(file: BinaryIO) -> WebPHeader | None:
     return None
 
 
-def _metadata(file: BinaryIO, start: bytes) -> dict[str | tuple[int, int], object]:
-    """The first EXIF and XMP chunk, where the flags of the extended header announce them."""
+def _metadata(file: BinaryIO, start: bytes) -> dict[str | tuple[int, int], object] | None:
+    """The first EXIF and XMP chunk, where the flags of the extended header announce them.
+
+    Gives `None` where one is announced and missing.
+    """
     flags = start[20]
     wanted = {b"EXIF": "exif"} if flags & _EXIF_FLAG else {}
     if flags & _XMP_FLAG:
@@ -57,7 +61,7 @@ def _metadata(file: BinaryIO, start: bytes) -> dict[str | tuple[int, int], objec
         if name := wanted.pop(header[:4], None):
             found[name] = file.read(length)
         position += 8 + length + length % 2
-    return found
+    return None if wanted else found
 
 
 def _little(data: bytes) -> int:

@@ -24,11 +24,11 @@ def oracle(reference: bytes | str | PIL.Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.array(load_image(image))).permute(2, 0, 1)
 
 
-def pixels(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
+def pixels(height: int, width: int, channels: int, variant: int = 0) -> np.ndarray:
     """Gradients with noise: neither flat nor all noise, so that every step of a codec matters."""
     rows, columns = np.mgrid[:height, :width]
     base = np.stack([rows * (2 + k) + columns * 3 for k in range(channels)], axis=-1)
-    noisy = (base + np.random.default_rng(seed).integers(0, 50, base.shape)) % 256
+    noisy = (base + np.random.default_rng(variant).integers(0, 50, base.shape)) % 256
     return (noisy if channels > 1 else noisy[..., 0]).astype(np.uint8)
 
 

@@ -136,6 +136,7 @@ def test_webp_metadata_counts_only_where_the_header_announces_it(announced):
         data[20] &= ~0x08
     expected = oracle(bytes(data))
     assert probe_image(bytes(data), MediaOptions()).width == expected.shape[2]
+    assert read_webp_header(io.BytesIO(bytes(data))) is not None
     assert (expected.shape[2] == photo().height) == announced
 
 
@@ -147,3 +148,9 @@ def test_every_tag_of_a_png_counts_that_pillow_honours():
     upright = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
     assert (probe_image(data, MediaOptions()).width, probe_image(data, MediaOptions()).height) == upright.size
     assert torch.equal(decode_image(data, MediaOptions()), oracle(data))
+
+
+def test_webp_whose_announced_metadata_is_cut_off_is_left_to_pillow():
+    data = encode(photo(), "WEBP", exif=exif(6))
+    assert read_webp_header(io.BytesIO(data)) is not None
+    assert read_webp_header(io.BytesIO(data[: data.index(b"EXIF")])) is None
