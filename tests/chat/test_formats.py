@@ -31,7 +31,12 @@ def test_a_message_without_placeholder_keeps_its_string() -> None:
 
 
 def test_parts_and_inline_references_keep_the_order_of_the_text() -> None:
-    parts = [IMAGE, {"type": "image", "image": "inline.png"}, {"type": "image_url", "image_url": {"url": "u.png"}}, IMAGE]
+    parts = [
+        IMAGE,
+        {"type": "image", "image": "inline.png"},
+        {"type": "image_url", "image_url": {"url": "u.png"}},
+        IMAGE,
+    ]
     result = normalise([user(parts)], ["a", "b"])
     assert result.images == ["a", "inline.png", "u.png", "b"]
     assert result.messages[0]["content"] == [IMAGE] * 4

@@ -35,12 +35,21 @@ def plugin():
 
 
 def test_types_do_not_depend_on_which_rows_come_first(plugin, image_file) -> None:
-    rows = [{"messages": chat("no image"), "images": [], "id": 1}, {"messages": chat(), "images": [str(image_file(60, 60))], "id": 2}]
+    rows = [
+        {"messages": chat("no image"), "images": [], "id": 1},
+        {"messages": chat(), "images": [str(image_file(60, 60))], "id": 2},
+    ]
     for order in (rows, rows[::-1]):
-        dataset = datasets.Dataset.from_list(order, features=datasets.Features({
-            "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
-            "images": datasets.List(datasets.Image()), "id": datasets.Value("int64"),
-        }))
+        dataset = datasets.Dataset.from_list(
+            order,
+            features=datasets.Features(
+                {
+                    "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
+                    "images": datasets.List(datasets.Image()),
+                    "id": datasets.Value("int64"),
+                }
+            ),
+        )
         for features in (None, plugin.features(dataset.features)):
             mapped = dataset.map(plugin.transform, batched=True, batch_size=1, features=features)
             assert mapped.column_names == ["id", "input_ids", "labels", "length", "media_info", "images"]
@@ -56,7 +65,14 @@ def test_every_reference_form_gives_the_same_row(plugin, tmp_path: Path) -> None
     path = tmp_path / "a.png"
     image.save(path)
     data = path.read_bytes()
-    forms = [str(path), path, data, io.BytesIO(data), {"path": str(path), "bytes": None}, {"path": None, "bytes": data}]
+    forms = [
+        str(path),
+        path,
+        data,
+        io.BytesIO(data),
+        {"path": str(path), "bytes": None},
+        {"path": None, "bytes": data},
+    ]
     forms += [image, np.asarray(image), f"file://{path}"]
     mapped = [plugin.transform({"messages": [chat()], "images": [[form]]}) for form in forms]
     assert all(row["input_ids"] == mapped[0]["input_ids"] for row in mapped)
@@ -78,7 +94,9 @@ def test_other_batches_than_maps(form: str, plugin, image_file) -> None:
     if form == "arrow":
         table = plugin.transform(pa.table(columns))
         assert isinstance(table, pa.Table)
-        assert datasets.Features.from_arrow_schema(table.schema)["images"] == datasets.List(datasets.Image(decode=False))
+        assert datasets.Features.from_arrow_schema(table.schema)["images"] == datasets.List(
+            datasets.Image(decode=False)
+        )
         assert table["id"].to_pylist() == [5, 6]
         assert table["input_ids"].to_pylist() == expected["input_ids"]
     elif form == "iterable":
@@ -207,7 +225,12 @@ def run_script(tmp_path: Path, *arguments: str) -> dict:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(
-        [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, str(script), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
