@@ -88,7 +88,7 @@ def test_a_mismatch_names_both_counts(text: str, images: list[str]) -> None:
     ],
 )
 def test_other_shapes_say_what_was_found(messages: object, said: str) -> None:
-    with pytest.raises(ConversationError, match="expected|message 0") as caught:
+    with pytest.raises(ConversationError, match=r"expected|message 0") as caught:
         normalise(messages)
     assert said in str(caught.value)
 
