@@ -47,37 +47,32 @@ class TextEncoder:
 
     Args:
         tokenizer: A fast tokenizer (one that knows character offsets).
-        adds_special_tokens: Whether texts that do not start with bos get the tokenizer's own bos and eos, as the
-            model's processor does it.
 
     Raises:
         TemplateError: If the tokenizer is a slow one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, adds_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise TemplateError(
                 f"{type(tokenizer).__name__} cannot tell which characters a token came from; use a fast tokenizer "
                 "(one backed by the tokenizers library)"
             )
         self.tokenizer = tokenizer
-        self.adds_special_tokens = adds_special_tokens
 
-    def encode(self, texts: Sequence[Sequence[Piece]]) -> list[Encoded]:
+    def encode(self, texts: Sequence[Sequence[Piece]], add_special_tokens: Sequence[bool]) -> list[Encoded]:
         """Tokenises texts.
 
         Args:
             texts: Each text as pieces, see `mmdatasets.chat.control_tokens.split_marked`.
+            add_special_tokens: For each text, whether it gets the tokenizer's own bos and eos.
 
         Returns:
             The tokens of each text. Offsets count characters from the pieces' own starts.
         """
-        plain = [pieces[0].text for pieces in texts if _is_plain(pieces)]
-        encoded_plain = iter(self._encode_plain(plain))
-        return [
-            self._finish(pieces, next(encoded_plain) if _is_plain(pieces) else self._encode_pieces(pieces))
-            for pieces in texts
-        ]
+        plain = iter(self._encode_plain([pieces[0].text for pieces in texts if _is_plain(pieces)]))
+        encoded = [next(plain) if _is_plain(pieces) else self._encode_pieces(pieces) for pieces in texts]
+        return [self._surround(one) if added else one for one, added in zip(encoded, add_special_tokens, strict=True)]
 
     def _encode_plain(self, texts: list[str]) -> list[Encoded]:
         if not texts:
@@ -127,10 +122,7 @@ class TextEncoder:
     def _newline_ids(self) -> IntArray:
         return self._encode_plain(["\n"])[0].ids
 
-    def _finish(self, pieces: Sequence[Piece], encoded: Encoded) -> Encoded:
-        bos = self.tokenizer.bos_token
-        if not self.adds_special_tokens or (bos is not None and pieces and pieces[0].text.startswith(bos)):
-            return encoded
+    def _surround(self, encoded: Encoded) -> Encoded:
         before, after = self._special_ids
         if not len(before) and not len(after):
             return encoded

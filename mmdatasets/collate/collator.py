@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from transformers import BatchFeature
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.types import ImageReference
 
+MediaInputs: TypeAlias = dict[str, torch.Tensor | list[list[int]]]
+"""Inputs of a model by name: tensors, and lists that accompany the token ids of each row."""
+
 
 @dataclass
 class MultimodalCollator:
@@ -26,11 +29,14 @@ class MultimodalCollator:
         plugin: The plugin that mapped the rows.
         padding_side: Where rows are padded; as the tokenizer does it when `None`.
         pad_to_multiple_of: Pads to a multiple of this many tokens.
+        ensure_media: Gives a batch without media one blank image, whose tokens are neither attended to nor trained.
+            Every rank of a sharded run then executes the vision tower, without which ZeRO-3 and FSDP wait forever.
     """
 
     plugin: BasePlugin
     padding_side: Literal["left", "right"] | None = None
     pad_to_multiple_of: int | None = None
+    ensure_media: bool = False
 
     def __post_init__(self) -> None:
         if self.padding_side not in (None, "left", "right"):
@@ -54,24 +60,36 @@ class MultimodalCollator:
         """
         if not rows:
             raise CollateError("there are no rows to make a batch of")
-        batch_ids = [_token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]
+        sequences = {INPUT_IDS: [_token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]}
+        sequences["attention_mask"] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
+        if all(row.get(LABELS) is not None for row in rows):
+            sequences[LABELS] = [_token_list(row, LABELS, index) for index, row in enumerate(rows)]
         images = [_images(row) for row in rows]
+        if self.ensure_media and not any(images):
+            self._add_blank_image(sequences, images)
+        batch = self._pad(sequences)
+        none = [0] * len(rows)
         media = self.plugin.get_mm_inputs(
             [image for row in images for image in row],
             [],
             [],
             [len(row) for row in images],
-            [0] * len(rows),
-            [0] * len(rows),
-            batch_ids,
+            none,
+            none,
+            batch[INPUT_IDS].tolist(),
             None,
         )
-        sequences = {INPUT_IDS: batch_ids, "attention_mask": [[1] * len(ids) for ids in batch_ids]}
-        if all(row.get(LABELS) is not None for row in rows):
-            sequences[LABELS] = [_token_list(row, LABELS, index) for index, row in enumerate(rows)]
-        sequences |= {name: value for name, value in media.items() if isinstance(value, list)}
-        tensors = {name: value for name, value in media.items() if not isinstance(value, list)}
-        return BatchFeature({**self._pad(sequences), **tensors})
+        batch |= {name: torch.as_tensor(value) for name, value in media.items()}
+        return BatchFeature(self.plugin.finish_batch(self.plugin.engine, batch))
+
+    def _add_blank_image(self, sequences: Mapping[str, list[list[int]]], images: list[list[ImageReference]]) -> None:
+        """Appends a blank image's tokens to the first row, masked out."""
+        blank, ids = self.plugin.engine.blank_image
+        sequences[INPUT_IDS][0] += ids
+        sequences["attention_mask"][0] += [0] * len(ids)
+        if LABELS in sequences:
+            sequences[LABELS][0] += [IGNORE_INDEX] * len(ids)
+        images[0].append(blank)
 
     def _pad(self, sequences: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, torch.Tensor]:
         tokenizer = self.plugin.engine.tokenizer

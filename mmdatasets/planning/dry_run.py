@@ -6,8 +6,11 @@ which return the processed tensors *and* the replacement text of each item.
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 ProcessorKwargs: TypeAlias = dict[str, object]
 
+_REFERENCE_SIDE = 448
 _KWARGS_GROUP = {"image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
 
 
@@ -28,12 +32,12 @@ def get_tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTra
     return getattr(processor, "tokenizer", processor)
 
 
-def collapse_runs(text: str, media_tokens: Sequence[str]) -> Expansion:
-    """Shortens every run of a media token in `text` to one token and keeps the lengths.
+def collapse_runs(text: str, media_token: str) -> Expansion:
+    """Shortens every run of the media token in `text` to one token and keeps the lengths.
 
     Args:
         text: Replacement text as the processor gives it, for example `"<|image_pad|>" * 1000`.
-        media_tokens: The processor's media tokens. Different tokens form different runs.
+        media_token: The token that stands for one feature of the model.
 
     Returns:
         The shortened text with the length of each run, in order.
@@ -41,12 +45,10 @@ def collapse_runs(text: str, media_tokens: Sequence[str]) -> Expansion:
     runs: list[int] = []
 
     def shorten(match: re.Match[str]) -> str:
-        token = media_tokens[(match.lastindex or 1) - 1]
-        runs.append(len(match.group()) // len(token))
-        return token
+        runs.append(len(match.group()) // len(media_token))
+        return media_token
 
-    pattern = "|".join(f"((?:{re.escape(token)})+)" for token in media_tokens)
-    return Expansion(re.sub(pattern, shorten, text) if media_tokens else text, tuple(runs))
+    return Expansion(re.sub(f"(?:{re.escape(media_token)})+", shorten, text), tuple(runs))
 
 
 class ProcessorRunner:
@@ -64,11 +66,12 @@ class ProcessorRunner:
     ) -> None:
         self.processor = processor
         self.tokenizer = get_tokenizer(processor)
-        self.media_tokens: dict[Modality, str] = {}
+        self.placeholders: dict[Modality, str] = {}
+        """What the chat template writes for one item, for example `<|image_pad|>`."""
         for modality in MODALITIES:
             token = getattr(processor, f"{modality}_token", None)
             if isinstance(token, str):
-                self.media_tokens[modality] = token
+                self.placeholders[modality] = token
         self._meta_works: bool | None = None
         self._kwargs = self._merge_kwargs(overrides or {})
 
@@ -82,11 +85,21 @@ class ProcessorRunner:
             common_kwargs={"return_tensors": "pt"},
             **grouped,
         )
+        # Some processors take settings of the whole processor beside those of the modality.
+        for modality in MODALITIES:
+            wanted = _named_parameters(type(self.processor), modality)
+            group = merged.setdefault(_KWARGS_GROUP[modality], {})
+            for name in wanted & (merged.keys() | merged.get("text_kwargs", {}).keys()):
+                group[name] = merged[name] if name in merged else merged["text_kwargs"][name]
         return merged
 
     def kwargs(self, modality: Modality) -> ProcessorKwargs:
         """The processor's merged keyword arguments for a modality, as its own call would use them."""
         return self._kwargs.get(_KWARGS_GROUP[modality], {})
+
+    def setting(self, name: str) -> object | None:
+        """A setting of the whole processor, as its own call would use it."""
+        return self._kwargs.get(name)
 
     @property
     def adds_special_tokens(self) -> bool:
@@ -100,6 +113,17 @@ class ProcessorRunner:
         flag = self._kwargs.get("return_mm_token_type_ids", text_kwargs.get("return_mm_token_type_ids"))
         return bool(flag)
 
+    @cached_property
+    def image_token(self) -> str:
+        """The token that stands for one image feature, which is not always the placeholder (Gemma 3, Llama 4).
+
+        It is the added token that a medium-sized image's expansion has most of.
+        """
+        text = self._dry_run(_REFERENCE_SIDE, _REFERENCE_SIDE)
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        found = Counter(re.findall("|".join(map(re.escape, sorted(added, key=len, reverse=True))), text))
+        return found.most_common(1)[0][0] if found else self.placeholders["image"]
+
     def plan_image(self, width: int, height: int) -> Expansion:
         """What an image of this size becomes in the text, found without decoding or resizing anything.
 
@@ -110,32 +134,38 @@ class ProcessorRunner:
         Raises:
             MediaProcessorError: If the processor refuses an image of this size.
         """
+        return collapse_runs(self._dry_run(width, height), self.image_token)
+
+    def _dry_run(self, width: int, height: int) -> str:
         # A meta tensor has a shape and no data. Processors that need data get a blank image of the size instead.
         if self._meta_works is not False:
             try:
-                expansion = self._expand_image(width, height, "meta")
+                text = self._expand_blank(width, height, "meta")
             except Exception as error:
                 if self._meta_works:
                     raise _refusal(error) from error
             else:
                 self._meta_works = True
-                return expansion
+                return text
         try:
-            expansion = self._expand_image(width, height, "cpu")
+            text = self._expand_blank(width, height, "cpu")
         except Exception as error:
             raise _refusal(error) from error
         self._meta_works = False
-        return expansion
+        return text
 
-    def _expand_image(self, width: int, height: int, device: str) -> Expansion:
+    def _expand_blank(self, width: int, height: int, device: str) -> str:
         blank = torch.zeros((3, height, width), dtype=torch.uint8, device=device)
         return self._run_images([blank])[1][0]
 
-    def process_images(self, images: Sequence[torch.Tensor]) -> tuple[dict[str, object], list[Expansion]]:
+    def process_images(
+        self, images: Sequence[torch.Tensor] | Sequence[Sequence[torch.Tensor]]
+    ) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the processor on decoded images.
 
         Args:
-            images: `torch.uint8` tensors `(3, height, width)`, RGB.
+            images: `torch.uint8` tensors `(3, height, width)`, RGB; a list of lists for processors that take the
+                images of each row by themselves.
 
         Returns:
             The processor's outputs (`pixel_values`, `image_grid_thw`, ...) for all images together, and what each
@@ -145,16 +175,28 @@ class ProcessorRunner:
             MediaProcessorError: If the processor refuses an image.
         """
         try:
-            return self._run_images(images)
+            outputs, replacements = self._run_images(images)
         except (ValueError, RuntimeError) as error:
             raise _refusal(error) from error
+        return outputs, [collapse_runs(text, self.image_token) for text in replacements]
 
-    def _run_images(self, images: Sequence[torch.Tensor]) -> tuple[dict[str, object], list[Expansion]]:
+    def _run_images(
+        self, images: Sequence[torch.Tensor] | Sequence[Sequence[torch.Tensor]]
+    ) -> tuple[dict[str, object], list[str]]:
         outputs, replacements = self.processor._process_images(list(images), **self.kwargs("image"))
-        tokens = tuple(self.media_tokens.values())
-        expansions = [collapse_runs(text, tokens) for text in replacements]
         unused = self.processor.unused_input_names
-        return {name: value for name, value in outputs.items() if name not in unused}, expansions
+        return {name: value for name, value in outputs.items() if name not in unused}, replacements
+
+
+@cache
+def _named_parameters(processor_class: type[ProcessorMixin], modality: Modality) -> frozenset[str]:
+    plural = {"image": "images", "video": "videos", "audio": "audio"}[modality]
+    method = getattr(processor_class, f"_process_{plural}", None)
+    if method is None:
+        return frozenset()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(method).parameters.values()
+    return frozenset(item.name for item in parameters if item.kind in kinds) - {"self", plural}
 
 
 def _refusal(error: Exception) -> MediaProcessorError:

@@ -15,21 +15,20 @@ from datasets import Features
 from mmdatasets._version import __version__
 from mmdatasets.chat.formats import Message, normalise
 from mmdatasets.collate.checks import check_features, locate_item
-from mmdatasets.collate.collator import MultimodalCollator
+from mmdatasets.collate.collator import MediaInputs, MultimodalCollator
 from mmdatasets.errors import MediaError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
 from mmdatasets.transforms.batches import Batch, BatchReader, store_images, write_batch
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.tokenise import tokenise_rows
+from mmdatasets.transforms.tokenise import Edit, tokenise_rows
 from mmdatasets.types import Expansion, ImageInfo, Modality
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.chat.template import ChatTemplate
     from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
     from mmdatasets.types import ImageReference
 
@@ -53,13 +52,11 @@ class BasePlugin:
             are tokenised as the text they are. Grounding data needs `("<|box_start|>", "<|box_end|>", ...)`, say.
         messages_column: Column with the chat.
         images_column: Column with the images.
+        family: Name that the plugin was made by.
     """
 
-    name: ClassVar[str] = "base"
-    processor_classes: ClassVar[tuple[str, ...]] = ()
-    """Processor classes that `auto_plugin` recognises the family by."""
-    markup: ClassVar[Mapping[Modality, str]] = {}
-    """What surrounds an item's expansion in a message, as the family's chat template writes it; `{}` without."""
+    default_chat_template: ClassVar[str | None] = None
+    """Chat template for families whose checkpoints come without one."""
     delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {}
     """The tokens directly around an expansion that belong to its media span."""
     processor_sizes_images: ClassVar[bool] = False
@@ -76,6 +73,7 @@ class BasePlugin:
     allowed_special: tuple[str, ...] | Literal["all"] = ()
     messages_column: str = "messages"
     images_column: str = "images"
+    family: str = "generic"
 
     def __post_init__(self) -> None:
         if self.processor is None:
@@ -101,6 +99,20 @@ class BasePlugin:
         """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
         return runner.plan_image(info.width, info.height)
 
+    def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
+        """The last step of `get_mm_inputs`: adds what depends on the token ids.
+
+        Args:
+            engine: The processor at work.
+            inputs: What `process_images` made.
+            batch_ids: Token ids of each row; may be empty.
+        """
+        return {**inputs, **self.sequence_inputs(engine, batch_ids)} if batch_ids else inputs
+
+    def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The collator's last step, with everything padded and `labels` at hand."""
+        return batch
+
     def sequence_inputs(self, engine: Engine, batch_ids: Sequence[Sequence[int]]) -> dict[str, list[list[int]]]:
         """What the model takes beside `input_ids`, one value for each token.
 
@@ -114,7 +126,34 @@ class BasePlugin:
         if not engine.runner.returns_token_types:
             return {}
         processor = engine.runner.processor
-        return {"mm_token_type_ids": processor.create_mm_token_type_ids([list(ids) for ids in batch_ids])}
+        names = processor.model_input_names
+        # Gemma's processors return them under the older name.
+        renamed = "mm_token_type_ids" not in names and "token_type_ids" in names
+        types = processor.create_mm_token_type_ids([list(ids) for ids in batch_ids])
+        return {"token_type_ids" if renamed else "mm_token_type_ids": types}
+
+    def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
+        """What the family's processor changes in the rendered text before it replaces the placeholders."""
+        return ()
+
+    def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
+        """The expansion of a row's item number `index`, for families that number their items in the text."""
+        return expansion
+
+    def process_images(
+        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+    ) -> tuple[dict[str, object], list[Expansion]]:
+        """Runs the processor on a batch's images.
+
+        Args:
+            engine: The processor at work.
+            images: `torch.uint8` tensors `(3, height, width)`, at least one.
+            lengths: How many of them belong to each row.
+
+        Returns:
+            What the model takes, by name, and what each image becomes in the text.
+        """
+        return engine.runner.process_images(images)
 
     # ------------------------------------------------------------------------------------------ the three stages
 
@@ -146,14 +185,16 @@ class BasePlugin:
         conversation = normalise(messages, images)
         infos = engine.probe_images(conversation.images, self.images_column)
         expansions = iter(engine.plan_images(conversation.images, infos, self.images_column))
-        token = self._media_token(engine, "image")
+        before, after = engine.markup if conversation.images else ("", "")
+        placeholder = self.image_token or engine.runner.placeholders.get("image", "")
+        order = iter(range(len(conversation.images)))
 
         def written(part: Mapping[str, object]) -> str:
             if part["type"] == "text":
                 return str(part["text"])
-            expansion = next(expansions)
-            text = _expand(expansion, token) if self.expand_mm_tokens else token
-            return self.markup.get("image", "{}").format(text)
+            expansion = self.index_expansion(engine, next(expansions), next(order))
+            text = _expand(expansion, engine.runner.image_token) if self.expand_mm_tokens else placeholder
+            return f"{before}{text}{after}"
 
         result = []
         for message in conversation.messages:
@@ -185,7 +226,7 @@ class BasePlugin:
         audlens: Sequence[int],
         batch_ids: Sequence[Sequence[int]],
         processor: ProcessorMixin | None,
-    ) -> dict[str, torch.Tensor | list[list[int]]]:
+    ) -> MediaInputs:
         """Decodes a batch's media and makes the model's inputs of it.
 
         Args:
@@ -208,17 +249,15 @@ class BasePlugin:
         """
         _refuse_unsupported(videos, audios)
         engine = self._engine_for(processor)
-        outputs: dict[str, torch.Tensor | list[list[int]]] = {}
+        inputs: MediaInputs = {}
         num_tokens: list[int] = []
         if images:
-            decoded = self._load_images(engine, images, imglens)
-            features, expansions = engine.runner.process_images(decoded)
+            features, expansions = self.process_images(engine, self._load_images(engine, images, imglens), imglens)
             num_tokens = [expansion.num_media_tokens for expansion in expansions]
-            outputs.update(features)  # type: ignore[arg-type]
+            inputs.update(features)  # type: ignore[arg-type]
         if batch_ids:
             check_features(engine, num_tokens, imglens, batch_ids)
-            outputs.update(self.sequence_inputs(engine, batch_ids))
-        return outputs
+        return self.finish_inputs(engine, inputs, batch_ids)
 
     def _load_images(
         self, engine: Engine, images: Sequence[ImageReference], imglens: Sequence[int]
@@ -274,15 +313,21 @@ class BasePlugin:
         return tokenised_features(source, self._replaced_columns)
 
     def collator(
-        self, *, padding_side: Literal["left", "right"] | None = None, pad_to_multiple_of: int | None = None
+        self,
+        *,
+        padding_side: Literal["left", "right"] | None = None,
+        pad_to_multiple_of: int | None = None,
+        ensure_media: bool = False,
     ) -> MultimodalCollator:
         """The collator that makes batches of mapped rows, for `Trainer(data_collator=...)` or a `DataLoader`.
 
         Args:
             padding_side: Where rows are padded; as the tokenizer does it when `None`.
             pad_to_multiple_of: Pads to a multiple of this many tokens.
+            ensure_media: Gives a batch without media one blank image that is masked out, so that every rank of a
+                sharded run executes the vision tower.
         """
-        return MultimodalCollator(self, padding_side=padding_side, pad_to_multiple_of=pad_to_multiple_of)
+        return MultimodalCollator(self, padding_side, pad_to_multiple_of, ensure_media)
 
     # ------------------------------------------------------------------------------------------------ machinery
 
@@ -290,13 +335,8 @@ class BasePlugin:
     def engine(self) -> Engine:
         """What the plugin computes with; made at first use, never pickled."""
         if self.processor is None:
-            raise MMDatasetsError(f"this needs a processor: get_mm_plugin({self.name!r}, processor=processor)")
+            raise MMDatasetsError("this needs a processor: get_mm_plugin(..., processor=processor)")
         return Engine(self, self.processor, self.options)
-
-    @cached_property
-    def template(self) -> ChatTemplate:
-        """The chat template, the plugin's own or the processor's."""
-        return self.engine.template(self.chat_template)
 
     def delimiter_ids(self, modality: Modality) -> tuple[int, int]:
         """Ids of the tokens around an item's expansion, -1 for none."""
@@ -313,10 +353,6 @@ class BasePlugin:
         if processor is self.processor and options == self.options:
             return self.engine
         return Engine(self, processor, options)
-
-    def _media_token(self, engine: Engine, modality: Modality) -> str:
-        given: str | None = getattr(self, f"{modality}_token")
-        return given or engine.runner.media_tokens.get(modality, "")
 
     @cached_property
     def snapshot(self) -> ProcessorSnapshot | None:

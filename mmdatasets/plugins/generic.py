@@ -10,5 +10,3 @@ from mmdatasets.plugins.base import BasePlugin
 @dataclass(eq=False)
 class GenericPlugin(BasePlugin):
     """Works through the processor's own `replace_image_token` and its siblings; knows nothing of the family."""
-
-    name = "generic"

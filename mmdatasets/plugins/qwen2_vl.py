@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 class Qwen2VLPlugin(BasePlugin):
     """One token for each `merge_size` x `merge_size` block of patches, at the image's own aspect ratio."""
 
-    name = "qwen2_vl"
-    processor_classes: ClassVar[tuple[str, ...]] = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
-    markup: ClassVar[Mapping[Modality, str]] = {"image": "<|vision_start|>{}<|vision_end|>"}
     delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {"image": ("<|vision_start|>", "<|vision_end|>")}
     processor_sizes_images = True
 
@@ -51,4 +48,4 @@ class Qwen2VLPlugin(BasePlugin):
             patches = processor.get_number_of_image_patches(info.height, info.width, limits)
         except ValueError as error:
             raise MediaProcessorError(f"the model's processor refuses it: {error}") from error
-        return Expansion(runner.media_tokens["image"], (patches // processor.merge_size**2,))
+        return Expansion(runner.placeholders["image"], (patches // processor.merge_size**2,))

@@ -1,50 +1,111 @@
-"""Plugins by name and by processor."""
+"""Plugins by name and by processor. A family whose processor has the standard hooks is one line here."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmdatasets.errors import UnknownPluginError
 from mmdatasets.plugins.base import BasePlugin
+from mmdatasets.plugins.ernie_vl import ErnieVLPlugin
 from mmdatasets.plugins.generic import GenericPlugin
+from mmdatasets.plugins.internvl import InternVLPlugin
+from mmdatasets.plugins.minicpmv4_6 import MiniCPMV46Plugin
+from mmdatasets.plugins.mllama import MllamaPlugin
+from mmdatasets.plugins.paligemma import PaliGemmaPlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
-from mmdatasets.plugins.qwen3_vl import Qwen3VLPlugin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is registered under a name.
+
+    Attributes:
+        plugin: The plugin class.
+        processors: Names of the processor classes that `auto_plugin` knows the family by.
+        aliases: Other names of the family.
+    """
+
+    plugin: type[BasePlugin]
+    processors: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
 # The one registry: what `register_mm_plugin` adds to.
-_PLUGINS: dict[str, type[BasePlugin]] = {
-    plugin.name: plugin for plugin in (BasePlugin, GenericPlugin, Qwen2VLPlugin, Qwen3VLPlugin)
+_FAMILIES: dict[str, Family] = {
+    "base": Family(BasePlugin),
+    "generic": Family(GenericPlugin),
+    "ernie_vl": Family(ErnieVLPlugin, ("Ernie4_5_VLMoeProcessor",)),
+    "gemma3": Family(GenericPlugin, ("Gemma3Processor",)),
+    "gemma3n": Family(GenericPlugin, ("Gemma3nProcessor",)),
+    "gemma4": Family(GenericPlugin, ("Gemma4Processor",)),
+    "glm4v": Family(GenericPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
+    "internvl": Family(InternVLPlugin, ("InternVLProcessor",), ("intern_vl",)),
+    "kimi_vl": Family(GenericPlugin, ("Kimi_K25Processor",)),
+    "lfm2_vl": Family(GenericPlugin, ("Lfm2VlProcessor",)),
+    "llama4": Family(GenericPlugin, ("Llama4Processor",)),
+    "llava": Family(GenericPlugin, ("LlavaProcessor",)),
+    "llava_next": Family(GenericPlugin, ("LlavaNextProcessor",)),
+    "llava_next_video": Family(GenericPlugin, ("LlavaNextVideoProcessor",)),
+    "minicpmv4_6": Family(MiniCPMV46Plugin, ("MiniCPMV4_6Processor",), ("minicpm_v_4_6",)),
+    "mllama": Family(MllamaPlugin, ("MllamaProcessor",)),
+    "paligemma": Family(PaliGemmaPlugin, ("PaliGemmaProcessor",)),
+    "pixtral": Family(GenericPlugin, ("PixtralProcessor",), ("mistral3",)),
+    "qwen2_audio": Family(GenericPlugin, ("Qwen2AudioProcessor",)),
+    "qwen2_omni": Family(
+        GenericPlugin, ("Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"), ("qwen2_5_omni", "qwen3_omni")
+    ),
+    "qwen2_vl": Family(Qwen2VLPlugin, ("Qwen2VLProcessor", "Qwen2_5_VLProcessor"), ("qwen2_5_vl",)),
+    "qwen3_vl": Family(Qwen2VLPlugin, ("Qwen3VLProcessor",)),
+    "video_llava": Family(GenericPlugin, ("VideoLlavaProcessor",)),
 }
-_PLUGINS["qwen2_5_vl"] = Qwen2VLPlugin
 
 
-def register_mm_plugin(name: str, plugin_class: type[BasePlugin]) -> None:
+def register_mm_plugin(
+    name: str,
+    plugin_class: type[BasePlugin],
+    *,
+    processors: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+) -> None:
     """Makes a plugin class available under a name.
 
     Args:
         name: The name for `get_mm_plugin`.
-        plugin_class: A subclass of `BasePlugin`.
+        plugin_class: `GenericPlugin` where the processor's own hooks suffice, else a subclass of `BasePlugin`.
+        processors: Names of the processor classes that `auto_plugin` is to know the family by.
+        aliases: Other names for `get_mm_plugin`.
 
     Raises:
         TypeError: If it is no such class.
-        ValueError: If the name is taken by another class.
+        ValueError: If a name is taken by another class.
     """
     if not (isinstance(plugin_class, type) and issubclass(plugin_class, BasePlugin)):
         raise TypeError(f"a plugin must be a subclass of mmdatasets.plugins.base.BasePlugin, got {plugin_class!r}")
-    known = _PLUGINS.get(name)
-    if known is not None and (known.__module__, known.__qualname__) != (
-        plugin_class.__module__,
-        plugin_class.__qualname__,
-    ):
-        raise ValueError(f"the plugin name {name!r} is taken by {known.__module__}.{known.__qualname__}")
-    _PLUGINS[name] = plugin_class
+    taken = _by_name()
+    for given in (name, *aliases):
+        known = taken.get(given)
+        if known is not None and _identity(_FAMILIES[known].plugin) != _identity(plugin_class):
+            raise ValueError(f"the plugin name {given!r} is taken by {'.'.join(_identity(_FAMILIES[known].plugin))}")
+    _FAMILIES[name] = Family(plugin_class, tuple(processors), tuple(aliases))
+
+
+def _identity(plugin_class: type[BasePlugin]) -> tuple[str, str]:
+    # Not the class itself: a notebook cell that is run again defines it anew.
+    return plugin_class.__module__, plugin_class.__qualname__
+
+
+def _by_name() -> dict[str, str]:
+    names = {alias: name for name, family in _FAMILIES.items() for alias in family.aliases}
+    return names | {name: name for name in _FAMILIES}
 
 
 def list_mm_plugins() -> list[str]:
-    """The names of all plugins, sorted."""
-    return sorted(_PLUGINS)
+    """The names of all plugins, aliases included, sorted."""
+    return sorted(_by_name())
 
 
 def get_mm_plugin(
@@ -66,9 +127,11 @@ def get_mm_plugin(
     Raises:
         UnknownPluginError: If there is no such family. Names the known ones.
     """
-    if name not in _PLUGINS:
+    family = _by_name().get(name)
+    if family is None:
         raise UnknownPluginError(f"no plugin is named {name!r}; known: {', '.join(list_mm_plugins())}")
-    return _PLUGINS[name](image_token, video_token, audio_token, **fields)  # type: ignore[arg-type]
+    plugin_class = _FAMILIES[family].plugin
+    return plugin_class(image_token, video_token, audio_token, family=family, **fields)  # type: ignore[arg-type]
 
 
 def auto_plugin(processor: ProcessorMixin | PreTrainedTokenizerBase, **fields: object) -> BasePlugin:
@@ -78,8 +141,6 @@ def auto_plugin(processor: ProcessorMixin | PreTrainedTokenizerBase, **fields: o
         processor: The model's processor, or a tokenizer for a text-only model.
         **fields: Fields of the plugin: `options`, `chat_template`, ...
     """
-    for kind in type(processor).__mro__:
-        for plugin_class in reversed(_PLUGINS.values()):
-            if kind.__name__ in plugin_class.processor_classes:
-                return plugin_class(processor=processor, **fields)  # type: ignore[arg-type]
-    return GenericPlugin(processor=processor, **fields)  # type: ignore[arg-type]
+    known = {kind: name for name, family in _FAMILIES.items() for kind in family.processors}
+    names = (known[kind.__name__] for kind in type(processor).__mro__ if kind.__name__ in known)
+    return get_mm_plugin(next(names, "generic"), processor=processor, **fields)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from mmdatasets.chat.control_tokens import ControlTokenGuard
+from mmdatasets.chat.control_tokens import ControlTokenGuard, Piece
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
 from mmdatasets.errors import MediaError, TemplateError
@@ -20,7 +21,7 @@ from mmdatasets.media.source import describe_source
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.dry_run import ProcessorRunner
 from mmdatasets.planning.sizes import fit_pixels
-from mmdatasets.types import Expansion, ImageInfo, Modality
+from mmdatasets.types import Expansion, ImageInfo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mmdatasets.types import ImageReference
 
 _PLAN_CACHE_SIZE = 65_536
+_BLANK_SIDES = (32, 64, 128, 256, 512)
+_MARK = "\U0010fff3"
 
 
 class Engine:
@@ -47,41 +50,69 @@ class Engine:
         self._plugin = plugin
         self.runner = ProcessorRunner(processor, plugin.processor_kwargs(processor, options))
         self.tokenizer = self.runner.tokenizer
-        self.encoder = TextEncoder(self.tokenizer, self.runner.adds_special_tokens)
+        self.encoder = TextEncoder(self.tokenizer)
         self.guard = ControlTokenGuard(self._control_tokens(plugin.allowed_special))
-        self.media_token_ids: dict[Modality, int] = {
-            modality: self.tokenizer.convert_tokens_to_ids(token)
-            for modality, token in self.runner.media_tokens.items()
-        }
-        self._all_media_ids = np.array(sorted(self.media_token_ids.values()), dtype=np.int32)
         self._plan = lru_cache(maxsize=_PLAN_CACHE_SIZE)(self._plan_image)
 
     def _control_tokens(self, allowed: Sequence[str] | Literal["all"]) -> list[str]:
         if allowed == "all":
             return []
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        return [token for token in {*special, *self.runner.media_tokens.values()} if token not in allowed]
+        return [token for token in {*special, *self.runner.placeholders.values()} if token not in allowed]
+
+    @cached_property
+    def _media_ids(self) -> np.ndarray:
+        tokens = [self.runner.image_token] if "image" in self.runner.placeholders else []
+        return np.array(self.tokenizer.convert_tokens_to_ids(tokens), dtype=np.int32)
 
     def is_media_token(self, ids: np.ndarray) -> np.ndarray:
         """Boolean mask, of the same shape, of the media tokens among token ids."""
-        return np.isin(ids, self._all_media_ids)
+        return np.isin(ids, self._media_ids)
 
-    def template(self, source: str | None) -> ChatTemplate:
-        """The chat template to render with.
-
-        Args:
-            source: The Jinja template; the processor's (else the tokenizer's) own when `None`.
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template to render with: the plugin's, else the processor's, else the tokenizer's own.
 
         Raises:
             TemplateError: If there is none.
         """
-        for candidate in (source, getattr(self.runner.processor, "chat_template", None), self.tokenizer.chat_template):
+        plugin, own = self._plugin, getattr(self.runner.processor, "chat_template", None)
+        for candidate in (plugin.chat_template, own, self.tokenizer.chat_template, plugin.default_chat_template):
             template = candidate.get("default") if isinstance(candidate, dict) else candidate
             if template:
                 return ChatTemplate(template, self.tokenizer.special_tokens_map)
         raise TemplateError(
             f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
         )
+
+    def adds_special_tokens(self, text: str) -> bool:
+        """Whether the processor's call has the tokenizer add bos and eos to a text: not where it starts with bos."""
+        bos = self.tokenizer.bos_token
+        return self.runner.adds_special_tokens and not (bos is not None and text.startswith(bos))
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether the chat template writes the media token for an image part; older ones only take strings."""
+        if "image" not in self.runner.placeholders:
+            return True
+        try:
+            text = self.template.render([{"role": "user", "content": [{"type": "image"}]}]).text
+        except TemplateError:
+            return False
+        return text.count(self.runner.placeholders["image"]) == 1
+
+    @cached_property
+    def markup(self) -> tuple[str, str]:
+        """What the chat template writes before and after an image's placeholder."""
+        if not self.takes_parts:
+            return "", ""
+        part, mark = {"type": "image"}, {"type": "text", "text": _MARK}
+        alone = self.template.render([{"role": "user", "content": [mark]}]).text.partition(_MARK)[0]
+        text = self.template.render([{"role": "user", "content": [part, mark]}]).text.partition(_MARK)[0]
+        # What the part added stands before the text's mark, after what both renderings begin with.
+        added = text[len(os.path.commonprefix([alone, text])) :]
+        before, _, after = added.partition(self.runner.placeholders["image"])
+        return before, after
 
     def probe_images(self, images: Sequence[ImageReference], column: str) -> list[ImageInfo]:
         """Reads the headers of a row's images.
@@ -105,7 +136,7 @@ class Engine:
         Raises:
             MediaError: If the processor refuses one. Names column, index and source.
         """
-        if images and "image" not in self.runner.media_tokens:
+        if images and "image" not in self.runner.placeholders:
             raise MediaError(
                 f"{type(self.runner.processor).__name__} takes no images, but the row has {len(images)}", column=column
             )
@@ -146,6 +177,25 @@ class Engine:
                     raise error.at(index=index, source=describe_source(reference)) from error.__cause__
             result.append(decoded[key])
         return result
+
+    @cached_property
+    def blank_image(self) -> tuple[torch.Tensor, list[int]]:
+        """The smallest square black image that the processor takes, and the token ids that it becomes.
+
+        For batches that must not be without media. The tensor is `torch.uint8` `(3, side, side)`.
+        """
+        for side in _BLANK_SIDES:
+            try:
+                expansion = self._plan(side, side)
+            except MediaError:
+                continue
+            tokens = self.encoder.encode([[Piece(expansion.text, 0, literal=False)]], [False])[0].ids
+            counts = np.ones(len(tokens), dtype=np.int64)
+            counts[self.is_media_token(tokens)] = expansion.runs
+            return torch.zeros((3, side, side), dtype=torch.uint8), np.repeat(tokens, counts).tolist()
+        raise MediaError(
+            f"{type(self.runner.processor).__name__} takes no blank image of {_BLANK_SIDES} pixels a side"
+        )
 
     def _load_image(self, reference: ImageReference) -> torch.Tensor:
         image = decode_image(reference, self.options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdatasets.chat.control_tokens import END, START, Piece, split_marked
-from mmdatasets.chat.formats import Conversation
+from mmdatasets.chat.formats import Conversation, Message
 from mmdatasets.chat.template import Rendered, Span
 from mmdatasets.chat.tokenise import Encoded, IntArray
 from mmdatasets.errors import MMDatasetsError, TemplateError
@@ -41,9 +42,18 @@ class TokenisedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _PlannedRow:
+class Edit:
+    """A change that a processor makes to the rendered text before it tokenises it: `text` replaces a range."""
+
+    start: int
+    end: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedRow:
     pieces: list[Piece]
+    add_special_tokens: bool
     assistant_spans: list[Span]
     item_spans: list[Span]
     infos: list[ImageInfo]
@@ -69,7 +79,9 @@ def tokenise_rows(
             planned.append(_plan_row(plugin, conversation))
         except MMDatasetsError as error:
             raise error.at(row=name) from error.__cause__
-    encoded = plugin.engine.encoder.encode([row.pieces for row in planned])
+    encoded = plugin.engine.encoder.encode(
+        [row.pieces for row in planned], [row.add_special_tokens for row in planned]
+    )
     rows = []
     for row, tokens, name in zip(planned, encoded, row_names, strict=True):
         try:
@@ -82,49 +94,71 @@ def tokenise_rows(
 def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
     engine = plugin.engine
     infos = engine.probe_images(conversation.images, plugin.images_column)
-    expansions = engine.plan_images(conversation.images, infos, plugin.images_column)
-    rendered = plugin.template.render([engine.guard.mark(message) for message in conversation.messages])
-    text, assistant_spans, item_spans = _place(engine, rendered, expansions)
-    return _PlannedRow(text, split_marked(text), assistant_spans, item_spans, infos, expansions)
+    planned = engine.plan_images(conversation.images, infos, plugin.images_column)
+    expansions = [plugin.index_expansion(engine, expansion, index) for index, expansion in enumerate(planned)]
+    messages = [engine.guard.mark(message) for message in conversation.messages]
+    rendered = engine.template.render(messages if engine.takes_parts else [_as_text(engine, m) for m in messages])
+    special = engine.adds_special_tokens(rendered.text)
+    # The processor's own edits first, since they go by the text that the template wrote.
+    rendered, _ = apply_edits(rendered, plugin.text_edits(engine, rendered.text))
+    tokens = _find_placeholders(engine, rendered.text, len(expansions))
+    edits = [Edit(start, end, expansion.text) for (start, end), expansion in zip(tokens, expansions, strict=True)]
+    rendered, item_spans = apply_edits(rendered, edits)
+    pieces = split_marked(rendered.text)
+    return _PlannedRow(pieces, special, list(rendered.assistant_spans), item_spans, infos, expansions)
 
 
-def _place(engine: Engine, rendered: Rendered, expansions: Sequence[Expansion]) -> tuple[str, list[Span], list[Span]]:
-    """Puts each item's shortened expansion where the template wrote the media token.
+def _as_text(engine: Engine, message: Message) -> Message:
+    """A message for a template that takes strings alone."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    placeholder = engine.runner.placeholders.get("image", "")
+    return {**message, "content": "".join(str(part.get("text", placeholder)) for part in content)}
+
+
+def apply_edits(rendered: Rendered, edits: Sequence[Edit]) -> tuple[Rendered, list[Span]]:
+    """Applies edits, in order and without overlap, to a rendered text.
 
     Returns:
-        The text, the assistant's spans in it, and the expansions' spans in it.
+        The new text with the assistant's spans moved along, and where each edit's text stands in it.
     """
-    token = engine.runner.media_tokens.get("image")
-    found = _find_media_tokens(rendered.text, token) if token is not None else []
-    if len(found) != len(expansions):
-        raise TemplateError(
-            f"the chat template wrote {len(found)} image token(s) for {len(expansions)} image(s). Templates leave out "
-            "images in turns that they do not expect them in (an answer, say): move them to a user turn, or pass a "
-            "chat_template that renders them"
-        )
+    if not edits:
+        return rendered, []
     pieces: list[str] = []
-    item_spans: list[Span] = []
-    edges: list[tuple[int, int]] = []  # (end of a replaced token, how many characters were gained up to there)
-    last = gained = 0
-    for (start, end), expansion in zip(found, expansions, strict=True):
-        pieces += [rendered.text[last:start], expansion.text]
-        item_spans.append((start + gained, start + gained + len(expansion.text)))
-        gained += len(expansion.text) - (end - start)
-        edges.append((end, gained))
-        last = end
+    placed: list[Span] = []
+    ends: list[int] = []
+    shifts = [0]
+    last = 0
+    for edit in edits:
+        pieces += [rendered.text[last : edit.start], edit.text]
+        placed.append((edit.start + shifts[-1], edit.start + shifts[-1] + len(edit.text)))
+        shifts.append(shifts[-1] + len(edit.text) - (edit.end - edit.start))
+        ends.append(edit.end)
+        last = edit.end
     pieces.append(rendered.text[last:])
 
     def moved(position: int) -> int:
-        return position + next((shift for edge, shift in reversed(edges) if edge <= position), 0)
+        return position + shifts[bisect_right(ends, position)]
 
-    spans = [(moved(start), moved(end)) for start, end in rendered.assistant_spans]
-    return "".join(pieces), spans, item_spans
+    spans = tuple((moved(start), moved(end)) for start, end in rendered.assistant_spans)
+    return Rendered("".join(pieces), spans), placed
 
 
-def _find_media_tokens(text: str, token: str) -> list[Span]:
-    """Where the template wrote the media token; the ones that a user typed stand between markers."""
-    pattern = f"{START}.*?{END}|({re.escape(token)})"
-    return [match.span() for match in re.finditer(pattern, text, re.DOTALL) if match.group(1)]
+def _find_placeholders(engine: Engine, text: str, num_images: int) -> list[Span]:
+    """Where the template wrote the placeholder; the ones that a user typed stand between markers."""
+    placeholder = engine.runner.placeholders.get("image")
+    if placeholder is None:
+        return []
+    pattern = f"{START}.*?{END}|({re.escape(placeholder)})"
+    found = [match.span() for match in re.finditer(pattern, text, re.DOTALL) if match.group(1)]
+    if len(found) != num_images:
+        raise TemplateError(
+            f"the chat template wrote {len(found)} image token(s) for {num_images} image(s). Templates leave out "
+            "images in turns that they do not expect them in (an answer, say): move them to a user turn, or pass a "
+            "chat_template that renders them"
+        )
+    return found
 
 
 def _expand_row(plugin: BasePlugin, row: _PlannedRow, tokens: Encoded) -> TokenisedRow:
@@ -137,12 +171,14 @@ def _expand_row(plugin: BasePlugin, row: _PlannedRow, tokens: Encoded) -> Tokeni
         )
     counts = np.ones(len(tokens.ids), dtype=np.int64)
     counts[is_media] = runs
-    trained = tokens.overlapping(row.assistant_spans) & ~is_media
+    ranges = [_token_range(plugin, tokens, span) for span in row.item_spans]
+    trained = tokens.overlapping(row.assistant_spans)
+    for first, last in ranges:
+        trained[first:last] = False
     labels = np.where(trained, tokens.ids, np.int32(IGNORE_INDEX))
     edges = np.concatenate([[0], np.cumsum(counts)])
     media: list[MediaRecord] = []
-    for info, expansion, span in zip(row.infos, row.expansions, row.item_spans, strict=True):
-        first, last = _token_range(plugin, tokens, span)
+    for info, expansion, (first, last) in zip(row.infos, row.expansions, ranges, strict=True):
         media.append(
             {
                 "modality": "image",

@@ -1,0 +1,79 @@
+"""Llama 3.2 Vision (Mllama): images reach the text through cross attention, one token each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers.models.mllama.processing_mllama import (
+    convert_sparse_cross_attention_mask_to_dense,
+    get_cross_attention_token_mask,
+)
+
+from mmdatasets.plugins.base import BasePlugin
+from mmdatasets.transforms.engine import Engine
+from mmdatasets.transforms.tokenise import Edit
+from mmdatasets.types import Expansion
+
+if TYPE_CHECKING:
+    from mmdatasets.collate.collator import MediaInputs
+
+
+@dataclass(eq=False)
+class MllamaPlugin(BasePlugin):
+    """Tensors are `(batch, max_images, max_tiles, ...)`: rows with fewer images are padded, also with none."""
+
+    def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
+        """Puts bos before the text, behind leading images, where the template wrote none."""
+        bos, placeholder = engine.tokenizer.bos_token, engine.runner.placeholders["image"]
+        if bos is None or bos in text:
+            return ()
+        start = 0
+        while text.startswith(placeholder, start):
+            start += len(placeholder)
+        return (Edit(start, start, bos),)
+
+    def process_images(
+        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+    ) -> tuple[dict[str, object], list[Expansion]]:
+        """Runs the processor on the rows that have images, and gives the others empty places.
+
+        The processor fails on a row without image. What it puts into unused places of a row is put there for a whole
+        row: zeros, and an aspect ratio mask that shows the first tile, so that attention has something to normalise.
+        """
+        supply = iter(images)
+        rows = [[next(supply) for _ in range(length)] for length in lengths]
+        filled = [index for index, row in enumerate(rows) if row]
+        outputs, expansions = engine.runner.process_images([rows[index] for index in filled])
+        tiles = iter(outputs.pop("num_tiles"))  # type: ignore[call-overload]
+        outputs = {name: _spread(value, filled, len(rows)) for name, value in outputs.items()}  # type: ignore[arg-type]
+        outputs["aspect_ratio_mask"][..., 0] = 1  # type: ignore[index]
+        outputs["num_tiles"] = [next(tiles) if row else [] for row in rows]
+        return outputs, expansions
+
+    def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
+        """Makes `cross_attention_mask` `(batch, length, max_images, max_tiles)` of the image tokens' places."""
+        inputs = super().finish_inputs(engine, inputs, batch_ids)
+        tiles = inputs.pop("num_tiles", None)
+        if tiles is None or not batch_ids:
+            return inputs
+        token = engine.runner.processor.image_token_id
+        mask = convert_sparse_cross_attention_mask_to_dense(
+            [get_cross_attention_token_mask(list(ids), token) for ids in batch_ids],
+            num_tiles=tiles,
+            max_num_tiles=engine.runner.processor.image_processor.max_image_tiles,
+            length=max(len(ids) for ids in batch_ids),
+        )
+        return inputs | {"cross_attention_mask": torch.from_numpy(np.ascontiguousarray(mask))}
+
+
+def _spread(rows: torch.Tensor, places: Sequence[int], total: int) -> torch.Tensor:
+    """Puts `rows` at `places` of a tensor with `total` rows, zeros elsewhere."""
+    if len(places) == total:
+        return rows
+    spread = rows.new_zeros((total, *rows.shape[1:]))
+    spread[list(places)] = rows
+    return spread
