@@ -37,12 +37,13 @@ def read_chat_jsonl(path: Path) -> Dataset:
     rows = [_parse_row(line, number, path) for number, line in lines if line.strip()]
     if not rows:
         raise MMDatasetsError("the data file holds no rows; expected one JSON object a line", source=str(path))
-    # Some rows write a message's content as text, others as typed parts: `datasets` keeps such a column as JSON.
+    images = [row.pop("images") for row in rows]
     try:
+        # Some rows write a message's content as text, others as typed parts: `datasets` keeps such a column as JSON.
         dataset = Dataset.from_list(rows, on_mixed_types="use_json")
+        return dataset.add_column("images", images, feature=List(Image(decode=False)))
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise MMDatasetsError(f"the rows do not fit into one table: {error}", source=str(path)) from error
-    return dataset.cast_column("images", List(Image(decode=False)))
 
 
 def _parse_row(line: str, number: int, path: Path) -> dict[str, object]:
@@ -65,7 +66,8 @@ def _parse_row(line: str, number: int, path: Path) -> dict[str, object]:
         raise ConversationError(
             f'expected "images", a list of paths or URLs, got {images!r:.60}', column="images", source=where
         )
-    return {**row, "images": [_resolve(image, path.parent) for image in images or []]}
+    references = [{"bytes": None, "path": _resolve(image, path.parent)} for image in images or []]
+    return {**row, "images": references}
 
 
 def _resolve(image: str, folder: Path) -> str:

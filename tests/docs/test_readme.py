@@ -1,0 +1,24 @@
+"""Every Python block of README.md runs, in order, in one interpreter, and prints what the README shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", flags=re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run_and_print_what_is_shown(tmp_path, monkeypatch):
+    blocks = BLOCK.findall(README.read_text("utf-8"))
+    assert len(blocks) >= 3
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for number, (code, shown) in enumerate(blocks, start=1):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, f"README.md, python block {number}", "exec"), namespace)  # noqa: S102
+        if shown:
+            assert printed.getvalue() == shown, f"python block {number}"
