@@ -1,0 +1,47 @@
+"""What an image becomes, from its header alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmdatasets.media.header import check_pixels, open_image
+from mmdatasets.media.orientation import oriented_size
+from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
+from mmdatasets.types import ImageInfo
+
+if TYPE_CHECKING:
+    from mmdatasets.options import MediaOptions
+
+
+def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
+    """Reads the size that `decode_image` will give, without decoding anything.
+
+    Args:
+        reference: A media reference of any form; see `mmdatasets.types.ImageReference`.
+        options: `image_pixel_limit`, `media_root` and `allow_http` are used.
+
+    Returns:
+        Width and height in pixels, after EXIF orientation.
+
+    Raises:
+        MediaNotFoundError: The path or URL cannot be opened.
+        MediaReferenceError: The value is no image reference.
+        MediaDecodeError: The file is no image, or its header is damaged.
+        MediaLimitError: The header announces more pixels than `image_pixel_limit`.
+    """
+    if is_array(reference):
+        from mmdatasets.media.arrays import array_size
+
+        source = describe_source(reference)
+        return _checked(array_size(reference, source), options, source)
+    if is_pil_image(reference):
+        size = oriented_size(reference, getattr(reference, "fp", None))
+        return _checked(size, options, describe_source(reference))
+    with open_source(reference, options) as file:
+        size = oriented_size(open_image(file, options, describe_source(reference)), file)
+    return ImageInfo(*size)
+
+
+def _checked(size: tuple[int, int], options: MediaOptions, source: str) -> ImageInfo:
+    check_pixels(size, options, source)
+    return ImageInfo(*size)

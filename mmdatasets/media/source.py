@@ -1,0 +1,341 @@
+"""Opening media references: every form in which a row may refer to a media item becomes a binary file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import re
+import stat
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
+
+from mmdatasets.errors import MediaNotFoundError, MediaReferenceError
+from mmdatasets.types import StoredMedia
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import PIL.Image
+
+    from mmdatasets.media.arrays import ImageArray
+    from mmdatasets.options import MediaOptions
+
+EXPECTED_FORMS = (
+    "a path, a URL, a data: URI, bytes, a binary file object, a {'path', 'bytes'} mapping, a PIL image or an array"
+)
+
+# A scheme has two letters or more: `C://` is a drive. `::` chains filesystems, as in `zip://a.png::s3://bucket/a.zip`.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(?:://|::)")
+_LONGEST_SHOWN = 120
+
+
+class _BorrowedFile:
+    """A caller's file object, read from its start; closing gives it back open, at the position it was found."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._found_at = file.tell()
+        self.closed = False
+        file.seek(0)
+        # Bound methods of the file itself: readers make thousands of small calls.
+        self.read = file.read
+        self.seek = file.seek
+        self.tell = file.tell
+        if hasattr(file, "fileno"):
+            self.fileno = file.fileno
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._file.seek(self._found_at)
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def __enter__(self) -> _BorrowedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_source(reference: object, options: MediaOptions) -> BinaryIO:
+    """Opens a media reference for reading, at its first byte.
+
+    A local file is opened, not read. A file object is rewound, and given back at its position on closing.
+
+    Args:
+        reference: A path, a URL, a `data:` URI, bytes, a seekable binary file object, or a `{"path", "bytes"}`
+            mapping, of which the bytes win.
+        options: `media_root` and `allow_http` are used.
+
+    Returns:
+        A seekable binary file; use it as a context manager.
+
+    Raises:
+        MediaNotFoundError: Nothing can be opened under the path or URL.
+        MediaReferenceError: The value is no reference to a file, or is a kind that the options refuse.
+    """
+    if isinstance(reference, (str, os.PathLike)):
+        return _open_location(_location(reference), options)
+    if isinstance(reference, (bytes, bytearray, memoryview)):
+        return io.BytesIO(reference)
+    if isinstance(reference, Mapping):
+        return open_source(_mapped(reference), options)
+    if is_file(reference):
+        return _borrow(reference)
+    if is_pil_image(reference) or is_array(reference):
+        raise MediaReferenceError(
+            "an image that is decoded already has no file to open", source=describe_source(reference)
+        )
+    raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
+
+
+def describe_source(reference: object) -> str:  # noqa: PLR0911 - one for each form
+    """Says in a few words what a media reference refers to, for error messages. Never shows content."""
+    if isinstance(reference, (str, os.PathLike)):
+        return _describe_location(os.fspath(reference))
+    if isinstance(reference, (bytes, bytearray)):
+        return f"bytes ({len(reference):,} B)"
+    if isinstance(reference, memoryview):
+        return f"bytes ({reference.nbytes:,} B)"
+    if isinstance(reference, Mapping):
+        path, data = reference.get("path"), reference.get("bytes")
+        inner = path if path is not None else data
+        if inner is None or isinstance(inner, Mapping):
+            return f"mapping with the keys {_shorten(', '.join(map(str, reference)) or 'none')}"
+        return describe_source(inner)
+    if is_pil_image(reference):
+        return f"PIL image {reference.width}x{reference.height}"
+    if is_array(reference):
+        kind = "array" if type(reference).__module__.startswith("numpy") else "tensor"
+        return f"{kind} {tuple(reference.shape)} {str(reference.dtype).removeprefix('torch.')}"
+    if is_file(reference):
+        name = getattr(reference, "name", None)
+        return f"file object {_describe_location(name)}" if isinstance(name, str) else "file object"
+    return "None" if reference is None else f"value of type {type(reference).__name__}"
+
+
+def to_stored(reference: object) -> StoredMedia:  # noqa: PLR0911 - one for each form
+    """Makes the struct in which Arrow stores a media reference: that of `datasets.Image(decode=False)`.
+
+    Paths and URLs stay references. Bytes, file objects and `data:` URIs are stored as bytes. PIL images and arrays are
+    stored as PNG, so that `decode_image` gives the same pixels for what is stored as for what was given; a PIL image
+    that was opened from a file and not loaded yet is stored as that file. (`datasets.Image().encode_example` would
+    drop the orientation of a PIL image, write a JPEG anew, and store changed pixels as their unchanged file.)
+
+    Raises:
+        MediaReferenceError: The value is no media reference.
+    """
+    from mmdatasets.media import encode
+
+    if isinstance(reference, (str, os.PathLike)):
+        location = _location(reference)
+        if _is_data_uri(location):
+            return StoredMedia(bytes=_data_uri_bytes(location), path=None)
+        return StoredMedia(bytes=None, path=location)
+    if isinstance(reference, (bytes, bytearray, memoryview)):
+        return StoredMedia(bytes=bytes(reference), path=None)
+    if isinstance(reference, Mapping):
+        return _stored_mapping(reference)
+    if is_pil_image(reference):
+        return encode.store_pil_image(reference)
+    if is_array(reference):
+        return StoredMedia(bytes=encode.array_to_png(reference), path=None)
+    if is_file(reference):
+        with _borrow(reference) as file:
+            return StoredMedia(bytes=file.read(), path=None)
+    raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
+
+
+def is_file(value: object) -> TypeGuard[BinaryIO]:
+    """Whether a value is a file object, as far as reading goes."""
+    return callable(getattr(value, "read", None))
+
+
+def is_pil_image(value: object) -> TypeGuard[PIL.Image.Image]:
+    """Whether a value is a PIL image."""
+    import PIL.Image
+
+    return isinstance(value, PIL.Image.Image)
+
+
+def is_array(value: object) -> TypeGuard[ImageArray]:
+    """Whether a value is a numpy array or a torch tensor, without importing torch."""
+    module = type(value).__module__.partition(".")[0]
+    return module in ("numpy", "torch") and hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _location(reference: str | os.PathLike[str]) -> str:
+    location = os.fspath(reference)
+    if not isinstance(location, str):
+        raise MediaReferenceError(f"expected a path of type str, got {type(location).__name__}")
+    if not location:
+        raise MediaReferenceError("the path is empty")
+    if "\0" in location:
+        raise MediaReferenceError("the path contains a null character", source=_describe_location(location))
+    return location
+
+
+def _mapped(reference: Mapping[str, object]) -> object:
+    """What a `{"path", "bytes"}` mapping refers to."""
+    data, path = reference.get("bytes"), reference.get("path")
+    if data is not None:
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return data
+        raise MediaReferenceError(
+            f"'bytes' must be bytes, got {type(data).__name__}", source=describe_source(reference)
+        )
+    if path is None:
+        raise MediaReferenceError(
+            "a media mapping needs 'path' or 'bytes', and both are missing or None", source=describe_source(reference)
+        )
+    if isinstance(path, (str, os.PathLike)):
+        return path
+    raise MediaReferenceError(f"'path' must be a str, got {type(path).__name__}", source=describe_source(reference))
+
+
+def _stored_mapping(reference: Mapping[str, object]) -> StoredMedia:
+    inner, path = _mapped(reference), reference.get("path")
+    if isinstance(inner, (bytes, bytearray, memoryview)):
+        name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+        return StoredMedia(bytes=bytes(inner), path=name)
+    return to_stored(inner)
+
+
+def _open_location(location: str, options: MediaOptions) -> BinaryIO:
+    if _is_data_uri(location):
+        return io.BytesIO(_data_uri_bytes(location))
+    if location[:7].lower() == "file://":
+        parts = urllib.parse.urlsplit(location)
+        if parts.netloc not in ("", "localhost"):
+            raise MediaReferenceError(
+                "a file:// URL must name a file of this host", source=_describe_location(location)
+            )
+        return _open_local(urllib.request.url2pathname(location[7:].removeprefix(parts.netloc)), location)
+    if _URL.match(location):
+        return _open_url(location, options)
+    path = location if options.media_root is None else os.path.join(options.media_root, location)  # noqa: PTH118
+    return _open_local(path, path)
+
+
+def _open_local(path: str, location: str) -> BinaryIO:
+    source = _describe_location(location)
+    try:
+        # A FIFO without a writer blocks an ordinary open for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise _not_found(error, source) from error
+    except ValueError as error:  # characters that the file system's encoding lacks
+        raise MediaReferenceError(f"not a path: {error}", source=source) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise MediaNotFoundError(f"expected a regular file, found {_kind_of_file(mode)}", source=source)
+    return os.fdopen(descriptor, "rb")
+
+
+def _kind_of_file(mode: int) -> str:
+    kinds: dict[str, Callable[[int], bool]] = {
+        "a directory": stat.S_ISDIR,
+        "a named pipe (FIFO)": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+        "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+    }
+    return next((kind for kind, test in kinds.items() if test(mode)), "something else")
+
+
+def _not_found(error: OSError, source: str) -> MediaNotFoundError:
+    if isinstance(error, FileNotFoundError):
+        return MediaNotFoundError(
+            "no such file; relative paths are resolved against MediaOptions.media_root, or against the working "
+            "directory where that is not set",
+            source=source,
+        )
+    if isinstance(error, PermissionError):
+        return MediaNotFoundError("permission denied: the file exists but may not be read", source=source)
+    return MediaNotFoundError(f"cannot be opened: {error.strerror or error}", source=source)
+
+
+def _open_url(url: str, options: MediaOptions) -> BinaryIO:
+    import fsspec
+
+    source = _describe_location(url)
+    if not options.allow_http and re.search(r"(?:^|::)https?(?:://|::|$)", url, re.IGNORECASE):
+        raise MediaReferenceError(
+            "http(s) references are refused, since a dataset could make this host fetch any address; download the "
+            "file, or set MediaOptions(allow_http=True)",
+            source=source,
+        )
+    try:
+        file = cast("BinaryIO", fsspec.open(url, "rb").open())
+    except (ImportError, ValueError) as error:
+        raise MediaReferenceError(f"the URL cannot be used: {error}", source=source) from error
+    except FileNotFoundError as error:
+        raise MediaNotFoundError("nothing is stored under the URL", source=source) from error
+    except Exception as error:  # each filesystem raises its client's own errors
+        raise MediaNotFoundError(f"cannot be opened: {type(error).__name__}: {error}", source=source) from error
+    if file.seekable():
+        return file
+    with file:
+        return io.BytesIO(file.read())
+
+
+def _borrow(file: BinaryIO) -> BinaryIO:
+    source = describe_source(file)
+    if isinstance(file, io.TextIOBase):
+        raise MediaReferenceError("the file object is in text mode; open it in mode 'rb'", source=source)
+    try:
+        # The wrapper has what readers of images, video and audio call; it is not a whole BinaryIO.
+        return cast("BinaryIO", _BorrowedFile(file))
+    except (OSError, ValueError, AttributeError) as error:
+        raise MediaReferenceError(
+            f"the file object cannot be rewound ({error}); read it and pass the bytes", source=source
+        ) from error
+
+
+def _is_data_uri(location: str) -> bool:
+    return location[:5].lower() == "data:"
+
+
+def _data_uri_bytes(uri: str) -> bytes:
+    header, comma, payload = uri[5:].partition(",")
+    if not comma or not header.lower().endswith(";base64"):
+        raise MediaReferenceError(
+            "a data: URI must read data:<media type>;base64,<data>", source=_describe_location(uri)
+        )
+    try:
+        # Some writers break lines, escape characters for URLs, or drop the padding.
+        text = re.sub(r"\s+", "", urllib.parse.unquote(payload) if "%" in payload else payload)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MediaReferenceError(
+            f"the data: URI is not valid base64: {error}", source=_describe_location(uri)
+        ) from error
+
+
+def _describe_location(location: str | bytes) -> str:
+    text = os.fsdecode(location)
+    if _is_data_uri(text):
+        media_type = text[5:].partition(",")[0].partition(";")[0][:40]
+        return f"data: URI {media_type} ({len(text):,} characters)".replace("  ", " ")
+    if _URL.match(text):
+        # Signed URLs carry credentials in the query, and some in the user part.
+        text = re.sub(r"(?<=://)[^/@]*@", "", text.partition("?")[0])
+    return _shorten(text)
+
+
+def _shorten(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\0", "\\0")
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{text[:40]}...{text[-(_LONGEST_SHOWN - 43) :]}"
