@@ -1,0 +1,95 @@
+"""Keeps control tokens that users typed from becoming control tokens.
+
+Every control token in the data's own text is wrapped in two markers before the chat template renders it. What the
+template itself writes is not. After rendering, the wrapped ones are tokenised as the plain text they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+# Two characters of a private-use plane, which no text has a meaning for.
+START, END = "\U0010fff0", "\U0010fff1"
+_MARKED = re.compile(f"{START}(.*?){END}|[{START}{END}]", re.DOTALL)
+_UNTOUCHED_KEYS = frozenset({"role", "type"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of rendered text.
+
+    Attributes:
+        text: The text, without markers.
+        start: Where it starts in the rendered text, markers counted.
+        literal: Whether it is a control token that a user typed, to be tokenised as plain text.
+    """
+
+    text: str
+    start: int
+    literal: bool
+
+
+class ControlTokenGuard:
+    """Marks control tokens in user text.
+
+    Args:
+        tokens: The control tokens. An empty list marks nothing.
+    """
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        longest_first = sorted(set(tokens), key=lambda token: (-len(token), token))
+        self._pattern = re.compile("|".join(map(re.escape, [*longest_first, START, END])))
+
+    def mark(self, value: T) -> T:
+        """Wraps the control tokens in every string of a message, its role and types excepted.
+
+        Args:
+            value: A string, or mappings and lists of strings. It is not changed.
+
+        Returns:
+            The same structure; `value` itself where it has no control token.
+        """
+        marked = self._mark(value)
+        return value if marked is None else marked  # type: ignore[return-value]
+
+    def _mark(self, value: object) -> object | None:
+        """Returns the marked copy, or `None` when there is nothing to mark."""
+        if isinstance(value, str):
+            return self._pattern.sub(_wrap, value) if self._pattern.search(value) else None
+        if isinstance(value, Mapping):
+            found = {key: self._mark(item) for key, item in value.items() if key not in _UNTOUCHED_KEYS}
+            changed = {key: item for key, item in found.items() if item is not None}
+            return {**value, **changed} if changed else None
+        if isinstance(value, Sequence) and not isinstance(value, bytes):
+            items = [self._mark(item) for item in value]
+            if any(item is not None for item in items):
+                return [old if new is None else new for old, new in zip(value, items, strict=True)]
+        return None
+
+
+def _wrap(match: re.Match[str]) -> str:
+    # A marker that stands in the data is itself dropped, so that it cannot be used to close a wrapping.
+    return "" if match.group() in (START, END) else f"{START}{match.group()}{END}"
+
+
+def split_marked(text: str) -> list[Piece]:
+    """Splits rendered text at the markers.
+
+    A template may cut a wrapped token in two; a marker without its partner is dropped and still separates.
+    """
+    if START not in text and END not in text:
+        return [Piece(text, 0, literal=False)]
+    pieces: list[Piece] = []
+    last = 0
+    for match in _MARKED.finditer(text):
+        pieces.append(Piece(text[last : match.start()], last, literal=False))
+        if match.group(1):
+            pieces.append(Piece(match.group(1), match.start(1), literal=True))
+        last = match.end()
+    pieces.append(Piece(text[last:], last, literal=False))
+    return [piece for piece in pieces if piece.text]

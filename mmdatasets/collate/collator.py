@@ -1,0 +1,108 @@
+"""Makes batches of mapped rows: decodes what was planned, runs the model's processor on it, pads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from transformers import BatchFeature
+
+from mmdatasets.errors import CollateError
+from mmdatasets.features import IMAGES, INPUT_IDS, LABELS
+from mmdatasets.transforms.tokenise import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.types import ImageReference
+
+
+@dataclass
+class MultimodalCollator:
+    """Collator for rows that a plugin's transform made.
+
+    Attributes:
+        plugin: The plugin that mapped the rows.
+        padding_side: Where rows are padded; as the tokenizer does it when `None`.
+        pad_to_multiple_of: Pads to a multiple of this many tokens.
+    """
+
+    plugin: BasePlugin
+    padding_side: Literal["left", "right"] | None = None
+    pad_to_multiple_of: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.padding_side not in (None, "left", "right"):
+            raise ValueError(f"padding_side must be 'left', 'right' or None, got {self.padding_side!r}")
+        if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of must be a positive number of tokens, got {self.pad_to_multiple_of}")
+
+    def __call__(self, rows: Sequence[Mapping[str, object]]) -> BatchFeature:
+        """Makes a batch.
+
+        Args:
+            rows: Rows with `input_ids`, optionally `labels`, and the media columns.
+
+        Returns:
+            What the model's forward takes: `input_ids`, `attention_mask`, `labels` (all `torch.int64`, `(batch,
+            length)`), the processor's media tensors (`pixel_values`, ...), and what else the family needs.
+
+        Raises:
+            MediaError: If a media item cannot be decoded. Names row, index and source.
+            CollateError: If rows were not mapped, lack their media, or do not fit it.
+        """
+        if not rows:
+            raise CollateError("there are no rows to make a batch of")
+        batch_ids = [_token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]
+        images = [_images(row) for row in rows]
+        media = self.plugin.get_mm_inputs(
+            [image for row in images for image in row],
+            [],
+            [],
+            [len(row) for row in images],
+            [0] * len(rows),
+            [0] * len(rows),
+            batch_ids,
+            None,
+        )
+        sequences = {INPUT_IDS: batch_ids, "attention_mask": [[1] * len(ids) for ids in batch_ids]}
+        if all(row.get(LABELS) is not None for row in rows):
+            sequences[LABELS] = [_token_list(row, LABELS, index) for index, row in enumerate(rows)]
+        sequences |= {name: value for name, value in media.items() if isinstance(value, list)}
+        tensors = {name: value for name, value in media.items() if not isinstance(value, list)}
+        return BatchFeature({**self._pad(sequences), **tensors})
+
+    def _pad(self, sequences: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, torch.Tensor]:
+        tokenizer = self.plugin.engine.tokenizer
+        if tokenizer.pad_token_id is None:
+            raise CollateError("the tokenizer has no pad token; set tokenizer.pad_token before making the plugin")
+        side = self.padding_side or tokenizer.padding_side
+        values = {INPUT_IDS: tokenizer.pad_token_id, LABELS: IGNORE_INDEX}
+        length = max(len(ids) for ids in sequences[INPUT_IDS])
+        multiple = self.pad_to_multiple_of or 1
+        length = -(-length // multiple) * multiple
+        return {name: _pad_rows(rows, length, values.get(name, 0), side) for name, rows in sequences.items()}
+
+
+def _pad_rows(rows: Sequence[Sequence[int]], length: int, value: int, side: str) -> torch.Tensor:
+    padded = torch.full((len(rows), length), value, dtype=torch.int64)
+    for target, row in zip(padded, rows, strict=True):
+        where = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        target[where] = torch.as_tensor(row, dtype=torch.int64)
+    return padded
+
+
+def _token_list(row: Mapping[str, object], column: str, index: int) -> list[int]:
+    value = row.get(column)
+    if value is None:
+        raise CollateError(
+            f"no {column!r} among its columns ({', '.join(row)}): map the dataset with plugin.transform first",
+            row=f"{index} of the batch",
+        )
+    return value.tolist() if hasattr(value, "tolist") else list(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _images(row: Mapping[str, object]) -> list[ImageReference]:
+    images = row.get(IMAGES)
+    return [] if images is None else list(images)  # type: ignore[call-overload]

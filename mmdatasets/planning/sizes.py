@@ -1,0 +1,32 @@
+"""Pixel budgets for processors that have no size arguments of their own."""
+
+from __future__ import annotations
+
+import math
+
+from mmdatasets.types import ImageInfo
+
+
+def fit_pixels(info: ImageInfo, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageInfo:
+    """The size to which an image is resized before the processor sees it, so that it keeps a pixel budget.
+
+    The aspect ratio is kept up to rounding: down to whole pixels for the upper bound, up for the lower one. An image
+    inside the budget keeps its size.
+
+    Args:
+        info: Size of the image.
+        min_pixels: Lower bound on width x height.
+        max_pixels: Upper bound on width x height. A side never falls below one pixel, so that an extremely long
+            image may stay above the bound.
+
+    Returns:
+        The new size.
+    """
+    pixels = info.width * info.height
+    if max_pixels is not None and pixels > max_pixels:
+        scale = math.sqrt(max_pixels / pixels)
+        return ImageInfo(max(1, int(info.width * scale)), max(1, int(info.height * scale)))
+    if min_pixels is not None and pixels < min_pixels:
+        scale = math.sqrt(min_pixels / pixels)
+        return ImageInfo(math.ceil(info.width * scale), math.ceil(info.height * scale))
+    return info

@@ -1,0 +1,408 @@
+"""The plugin every family derives from: the three stages, the `map` transform and the collator, written once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from datasets import Features
+
+from mmdatasets._version import __version__
+from mmdatasets.chat.formats import Message, normalise
+from mmdatasets.collate.collator import MultimodalCollator
+from mmdatasets.errors import CollateError, MediaError, MMDatasetsError
+from mmdatasets.features import SCHEMA_VERSION, tokenised_features
+from mmdatasets.options import MediaOptions
+from mmdatasets.planning.snapshot import ProcessorSnapshot
+from mmdatasets.transforms.batches import Batch, BatchReader, store_images, write_batch
+from mmdatasets.transforms.engine import Engine
+from mmdatasets.transforms.tokenise import tokenise_rows
+from mmdatasets.types import Expansion, ImageInfo, Modality
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+    from mmdatasets.chat.template import ChatTemplate
+    from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
+    from mmdatasets.types import ImageReference
+
+_IMPORTED_IN_PROCESS = os.getpid()
+
+
+@dataclass(eq=False)
+class BasePlugin:
+    """What `mmdatasets` knows of a model family. Nobody changes a plugin after its construction.
+
+    Attributes:
+        image_token: The model's image token; the processor's own when `None`.
+        video_token: The model's video token; the processor's own when `None`.
+        audio_token: The model's audio token; the processor's own when `None`.
+        expand_mm_tokens: Whether `process_messages` writes each media token as often as the model needs it. Without,
+            it writes it once.
+        processor: The model's processor. The three stages also take one; the transform and the collator need this.
+        options: How media is read and sized.
+        chat_template: Jinja template to use instead of the processor's own.
+        allowed_special: Control tokens that count as such when they stand in the data's own text, or `"all"`. Others
+            are tokenised as the text they are. Grounding data needs `("<|box_start|>", "<|box_end|>", ...)`, say.
+        messages_column: Column with the chat.
+        images_column: Column with the images.
+    """
+
+    name: ClassVar[str] = "base"
+    processor_classes: ClassVar[tuple[str, ...]] = ()
+    """Processor classes that `auto_plugin` recognises the family by."""
+    markup: ClassVar[Mapping[Modality, str]] = {}
+    """What surrounds an item's expansion in a message, as the family's chat template writes it; `{}` without."""
+    delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {}
+    """The tokens directly around an expansion that belong to its media span."""
+    processor_sizes_images: ClassVar[bool] = False
+    """Whether `processor_kwargs` turns the pixel budget into the processor's own arguments."""
+
+    image_token: str | None = None
+    video_token: str | None = None
+    audio_token: str | None = None
+    expand_mm_tokens: bool = True
+    _: dataclasses.KW_ONLY
+    processor: ProcessorMixin | PreTrainedTokenizerBase | None = field(default=None, repr=False)
+    options: MediaOptions = field(default_factory=MediaOptions)
+    chat_template: str | None = field(default=None, repr=False)
+    allowed_special: tuple[str, ...] | Literal["all"] = ()
+    messages_column: str = "messages"
+    images_column: str = "images"
+
+    def __post_init__(self) -> None:
+        if self.processor is None:
+            return
+        for modality in ("image", "video", "audio"):
+            given, own = getattr(self, f"{modality}_token"), getattr(self.processor, f"{modality}_token", None)
+            if given is not None and own is not None and given != own:
+                raise ValueError(
+                    f"{modality}_token={given!r} is not the token of {type(self.processor).__name__}, which is {own!r}; "
+                    "leave it out to use the processor's own"
+                )
+
+    # ---------------------------------------------------------------------------------------------- family hooks
+
+    def processor_kwargs(
+        self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
+    ) -> dict[Modality, ProcessorKwargs]:
+        """The processor's own size arguments for a pixel budget, where it has such arguments."""
+        return {}
+
+    def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
+        """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
+        return runner.plan_image(info.width, info.height)
+
+    def sequence_inputs(self, engine: Engine, batch_ids: Sequence[Sequence[int]]) -> dict[str, list[list[int]]]:
+        """What the model takes beside `input_ids`, one value for each token.
+
+        Args:
+            engine: The processor at work.
+            batch_ids: Token ids of each row.
+
+        Returns:
+            Name -> one list for each row, as long as the row's ids.
+        """
+        if not engine.runner.returns_token_types:
+            return {}
+        processor = engine.runner.processor
+        return {"mm_token_type_ids": processor.create_mm_token_type_ids([list(ids) for ids in batch_ids])}
+
+    # ------------------------------------------------------------------------------------------ the three stages
+
+    def process_messages(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ImageReference],
+        videos: Sequence[object],
+        audios: Sequence[object],
+        processor: ProcessorMixin | None,
+    ) -> list[Message]:
+        """Writes each placeholder as the text that the model's tokenizer turns into the item's tokens.
+
+        Args:
+            messages: The chat, with `<image>` placeholders or image parts.
+            images: The row's images. Their headers are read, no pixel is decoded.
+            videos: Must be empty: no family here takes videos yet.
+            audios: Must be empty: no family here takes audio yet.
+            processor: The model's processor; the plugin's own when `None`.
+
+        Returns:
+            New messages with string contents.
+
+        Raises:
+            MMDatasetsError: If the chat, the images or their match cannot be used.
+        """
+        _refuse_unsupported(videos, audios)
+        engine = self._engine_for(processor)
+        conversation = normalise(messages, images)
+        infos = engine.probe_images(conversation.images, self.images_column)
+        expansions = iter(engine.plan_images(conversation.images, infos, self.images_column))
+        token = self._media_token(engine, "image")
+
+        def written(part: Mapping[str, object]) -> str:
+            if part["type"] == "text":
+                return str(part["text"])
+            expansion = next(expansions)
+            text = _expand(expansion, token) if self.expand_mm_tokens else token
+            return self.markup.get("image", "{}").format(text)
+
+        result = []
+        for message in conversation.messages:
+            content = message.get("content")
+            text = "".join(map(written, content)) if isinstance(content, list) else content
+            result.append({**message, "content": text} if "content" in message else dict(message))
+        return result
+
+    def process_token_ids(
+        self,
+        input_ids: list[int],
+        labels: list[int] | None,
+        images: Sequence[ImageReference],
+        videos: Sequence[object],
+        audios: Sequence[object],
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorMixin | None,
+    ) -> tuple[list[int], list[int] | None]:
+        """Changes the ids of a tokenised row where a family's media tokens do not stand in its text. Most do."""
+        return input_ids, labels
+
+    def get_mm_inputs(
+        self,
+        images: Sequence[ImageReference],
+        videos: Sequence[object],
+        audios: Sequence[object],
+        imglens: Sequence[int],
+        vidlens: Sequence[int],
+        audlens: Sequence[int],
+        batch_ids: Sequence[Sequence[int]],
+        processor: ProcessorMixin | None,
+    ) -> dict[str, torch.Tensor | list[list[int]]]:
+        """Decodes a batch's media and makes the model's inputs of it.
+
+        Args:
+            images: The images of all rows, in order.
+            videos: Must be empty: no family here takes videos yet.
+            audios: Must be empty: no family here takes audio yet.
+            imglens: How many of `images` belong to each row.
+            vidlens: The same for `videos`.
+            audlens: The same for `audios`.
+            batch_ids: Token ids of each row; may be empty, then nothing is checked against them.
+            processor: The model's processor; the plugin's own when `None`.
+
+        Returns:
+            Tensors as the processor makes them (`pixel_values`, `image_grid_thw`, ...), and for each row lists that
+            accompany its ids (`mm_token_type_ids`).
+
+        Raises:
+            MediaError: If an image cannot be decoded or processed. Names the row of the batch and the image.
+            CollateError: If the features made do not fit the media tokens of a row.
+        """
+        _refuse_unsupported(videos, audios)
+        engine = self._engine_for(processor)
+        outputs: dict[str, torch.Tensor | list[list[int]]] = {}
+        num_tokens: list[int] = []
+        if images:
+            decoded = self._load_images(engine, images, imglens)
+            features, expansions = engine.runner.process_images(decoded)
+            num_tokens = [expansion.num_media_tokens for expansion in expansions]
+            outputs.update(features)  # type: ignore[arg-type]
+        if batch_ids:
+            _check_features(engine, num_tokens, imglens, batch_ids)
+            outputs.update(self.sequence_inputs(engine, batch_ids))
+        return outputs
+
+    def _load_images(
+        self, engine: Engine, images: Sequence[ImageReference], imglens: Sequence[int]
+    ) -> list[torch.Tensor]:
+        try:
+            return engine.load_images(images)
+        except MediaError as error:
+            row, index = _locate(error.index or 0, imglens)
+            error.index = index
+            raise error.at(row=f"{row} of the batch", column=self.images_column) from error.__cause__
+
+    # ------------------------------------------------------------------------------------- transform and collator
+
+    def transform(
+        self, batch: Batch, indices: Sequence[int] | None = None
+    ) -> pa.Table | dict[str, list[object]]:
+        """Tokenises a batch of chats, for `dataset.map(plugin.transform, batched=True)`.
+
+        Media files are opened for their headers alone. The chat column is replaced by `input_ids`, `labels` (-100
+        where nothing is trained), `length` and `media_info`; the images stay undecoded references in `images`; other
+        columns pass through. `features` gives the types.
+
+        Args:
+            batch: Columns: the chat, and optionally the images.
+            indices: Row numbers for error messages: `map(..., with_indices=True)` passes them.
+
+        Raises:
+            MMDatasetsError: If a row cannot be used. Names the row, and the column, index and source of its media.
+        """
+        reader = BatchReader(batch)
+        chats = reader.conversations(self.messages_column)
+        media = reader.media(self.images_column, len(chats))
+        names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
+        conversations, stored = [], []
+        for chat, images, name in zip(chats, media, names, strict=True):
+            try:
+                conversation = normalise(chat, images)
+                stored.append(store_images(conversation.images, self.images_column))
+            except MMDatasetsError as error:
+                raise error.at(row=name) from error.__cause__
+            conversations.append(conversation)
+        rows = tokenise_rows(self, conversations, names)
+        return write_batch(reader, rows, stored, self._replaced_columns)
+
+    @property
+    def _replaced_columns(self) -> tuple[str, str]:
+        return self.messages_column, self.images_column
+
+    def features(self, source: Features | None = None) -> Features:
+        """The types of what `transform` returns, for `map(..., features=plugin.features(dataset.features))`.
+
+        Args:
+            source: Features of the dataset that is mapped; its other columns pass through.
+        """
+        return tokenised_features(source, self._replaced_columns)
+
+    def collator(
+        self, *, padding_side: Literal["left", "right"] | None = None, pad_to_multiple_of: int | None = None
+    ) -> MultimodalCollator:
+        """The collator that makes batches of mapped rows, for `Trainer(data_collator=...)` or a `DataLoader`.
+
+        Args:
+            padding_side: Where rows are padded; as the tokenizer does it when `None`.
+            pad_to_multiple_of: Pads to a multiple of this many tokens.
+        """
+        return MultimodalCollator(self, padding_side=padding_side, pad_to_multiple_of=pad_to_multiple_of)
+
+    # ------------------------------------------------------------------------------------------------ machinery
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What the plugin computes with; made at first use, never pickled."""
+        if self.processor is None:
+            raise MMDatasetsError(f"this needs a processor: get_mm_plugin({self.name!r}, processor=processor)")
+        return Engine(self, self.processor, self.options)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template, the plugin's own or the processor's."""
+        return self.engine.template(self.chat_template)
+
+    def delimiter_ids(self, modality: Modality) -> tuple[int, int]:
+        """Ids of the tokens around an item's expansion, -1 for none."""
+        if modality not in self.delimiters:
+            return -1, -1
+        before, after = self.engine.tokenizer.convert_tokens_to_ids(list(self.delimiters[modality]))
+        return int(before), int(after)
+
+    def _engine_for(self, processor: ProcessorMixin | None) -> Engine:
+        processor = self.processor if processor is None else processor
+        if processor is None:
+            raise MMDatasetsError("this stage needs a processor: pass one, or construct the plugin with one")
+        options = _options_of(processor, self.options)
+        if processor is self.processor and options == self.options:
+            return self.engine
+        return Engine(self, processor, options)
+
+    def _media_token(self, engine: Engine, modality: Modality) -> str:
+        given: str | None = getattr(self, f"{modality}_token")
+        return given or engine.runner.media_tokens.get(modality, "")
+
+    @cached_property
+    def snapshot(self) -> ProcessorSnapshot | None:
+        """The processor as stable bytes, which is what the plugin pickles and is fingerprinted by."""
+        return None if self.processor is None else ProcessorSnapshot.of(self.processor)
+
+    def __getstate__(self) -> dict[str, object]:
+        config = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "processor"}
+        return {
+            "version": __version__,
+            "schema_version": SCHEMA_VERSION,
+            "config": config,
+            "processor": self.snapshot,
+        }
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        if os.getpid() != _IMPORTED_IN_PROCESS:
+            # A forked child: the parent's OpenMP threads are gone, and waiting for them would never end.
+            torch.set_num_threads(1)
+        snapshot = state["processor"]
+        self.__dict__.update(state["config"])  # type: ignore[call-overload]
+        self.__dict__["snapshot"] = snapshot
+        self.processor = snapshot.restore() if isinstance(snapshot, ProcessorSnapshot) else None
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _options_of(processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions) -> MediaOptions:
+    """Options with what was set as attributes on the processor, which is how other trainers pass pixel budgets.
+
+    Only the three stages read these attributes, and only here.
+    """
+    found = {
+        name: getattr(processor, name)
+        for name in ("image_max_pixels", "image_min_pixels")
+        if getattr(options, name) is None and isinstance(getattr(processor, name, None), int)
+    }
+    return dataclasses.replace(options, **found) if found else options
+
+
+def _refuse_unsupported(videos: Sequence[object], audios: Sequence[object]) -> None:
+    for name, items in (("video", videos), ("audio", audios)):
+        if items:
+            raise MediaError(f"{name} is not supported yet, but the row has {len(items)} {name} item(s)")
+
+
+def _expand(expansion: Expansion, token: str) -> str:
+    pieces = expansion.text.split(token)
+    runs = iter(expansion.runs)
+    return pieces[0] + "".join(token * next(runs) + piece for piece in pieces[1:])
+
+
+def _locate(index: int, lengths: Sequence[int]) -> tuple[int, int]:
+    """Row, and position in the row, of item `index` of all rows' items."""
+    for row, length in enumerate(lengths):
+        if index < length:
+            return row, index
+        index -= length
+    return len(lengths), index
+
+
+def _check_features(
+    engine: Engine, num_tokens: Sequence[int], lengths: Sequence[int], batch_ids: Sequence[Sequence[int]]
+) -> None:
+    first = 0
+    for row, (ids, length) in enumerate(zip(batch_ids, lengths, strict=True)):
+        made = sum(num_tokens[first : first + length])
+        placed = int(engine.is_media_token(np.asarray(ids)).sum())
+        first += length
+        if made == placed:
+            continue
+        raise CollateError(
+            f"its {length} image(s) make {made} features, but its input_ids have {placed} media tokens. "
+            + (_WITHOUT_MEDIA if length == 0 else _CHANGED),
+            row=f"{row} of the batch",
+        )
+
+
+_WITHOUT_MEDIA = (
+    "The row came without its media columns: pass remove_unused_columns=False to TrainingArguments, which otherwise "
+    "drops them silently."
+)
+_CHANGED = (
+    "Map the dataset with this plugin's own transform, do not cut input_ids afterwards (max_length=None in SFTConfig), "
+    "and map again if media files or options changed."
+)

@@ -1,0 +1,165 @@
+"""What a plugin computes with: everything that is not configuration, built once in each process, never pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as tv
+
+from mmdatasets.chat.control_tokens import ControlTokenGuard
+from mmdatasets.chat.template import ChatTemplate
+from mmdatasets.chat.tokenise import TextEncoder
+from mmdatasets.errors import MediaError, TemplateError
+from mmdatasets.media.image import decode_image
+from mmdatasets.media.probe import probe_image
+from mmdatasets.media.source import describe_source
+from mmdatasets.options import MediaOptions
+from mmdatasets.planning.dry_run import ProcessorRunner
+from mmdatasets.planning.sizes import fit_pixels
+from mmdatasets.types import Expansion, ImageInfo, Modality
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+    from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.types import ImageReference
+
+_PLAN_CACHE_SIZE = 65_536
+
+
+class Engine:
+    """A processor at work under a plugin's settings.
+
+    Args:
+        plugin: Gives the family's rules and the settings.
+        processor: The model's processor.
+        options: How media is read and sized.
+    """
+
+    def __init__(
+        self, plugin: BasePlugin, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
+    ) -> None:
+        self.options = options
+        self._plugin = plugin
+        self.runner = ProcessorRunner(processor, plugin.processor_kwargs(processor, options))
+        self.tokenizer = self.runner.tokenizer
+        self.encoder = TextEncoder(self.tokenizer, self.runner.adds_special_tokens)
+        self.guard = ControlTokenGuard(self._control_tokens(plugin.allowed_special))
+        self.media_token_ids: dict[Modality, int] = {
+            modality: self.tokenizer.convert_tokens_to_ids(token)
+            for modality, token in self.runner.media_tokens.items()
+        }
+        self._all_media_ids = np.array(sorted(self.media_token_ids.values()), dtype=np.int32)
+        self._plan = lru_cache(maxsize=_PLAN_CACHE_SIZE)(self._plan_image)
+
+    def _control_tokens(self, allowed: Sequence[str] | Literal["all"]) -> list[str]:
+        if allowed == "all":
+            return []
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return [token for token in {*special, *self.runner.media_tokens.values()} if token not in allowed]
+
+    def is_media_token(self, ids: np.ndarray) -> np.ndarray:
+        """Boolean mask, of the same shape, of the media tokens among token ids."""
+        return np.isin(ids, self._all_media_ids)
+
+    def template(self, source: str | None) -> ChatTemplate:
+        """The chat template to render with.
+
+        Args:
+            source: The Jinja template; the processor's (else the tokenizer's) own when `None`.
+
+        Raises:
+            TemplateError: If there is none.
+        """
+        for candidate in (source, getattr(self.runner.processor, "chat_template", None), self.tokenizer.chat_template):
+            template = candidate.get("default") if isinstance(candidate, dict) else candidate
+            if template:
+                return ChatTemplate(template, self.tokenizer.special_tokens_map)
+        raise TemplateError(
+            f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
+        )
+
+    def probe_images(self, images: Sequence[ImageReference], column: str) -> list[ImageInfo]:
+        """Reads the headers of a row's images.
+
+        Raises:
+            MediaError: If one cannot be used. Names column, index and source.
+        """
+        infos = []
+        for index, reference in enumerate(images):
+            try:
+                infos.append(probe_image(reference, self.options))
+            except MediaError as error:
+                raise error.at(column=column, index=index, source=describe_source(reference)) from error.__cause__
+        return infos
+
+    def plan_images(
+        self, images: Sequence[ImageReference], infos: Sequence[ImageInfo], column: str
+    ) -> list[Expansion]:
+        """What images of these sizes become in the text.
+
+        Raises:
+            MediaError: If the processor refuses one. Names column, index and source.
+        """
+        if images and "image" not in self.runner.media_tokens:
+            raise MediaError(
+                f"{type(self.runner.processor).__name__} takes no images, but the row has {len(images)}", column=column
+            )
+        expansions = []
+        for index, (reference, info) in enumerate(zip(images, infos, strict=True)):
+            try:
+                expansions.append(self._plan(info.width, info.height))
+            except MediaError as error:
+                raise error.at(column=column, index=index, source=describe_source(reference)) from error.__cause__
+        return expansions
+
+    def _plan_image(self, width: int, height: int) -> Expansion:
+        size = self._size_before_processor(ImageInfo(width, height))
+        return self._plugin.plan_image(self.runner, size)
+
+    def _size_before_processor(self, info: ImageInfo) -> ImageInfo:
+        if self._plugin.processor_sizes_images:
+            return info
+        return fit_pixels(info, self.options.image_min_pixels, self.options.image_max_pixels)
+
+    def load_images(self, images: Sequence[ImageReference]) -> list[torch.Tensor]:
+        """Decodes images, each distinct file once, to the size that was planned.
+
+        Returns:
+            `torch.uint8` tensors `(3, height, width)`, RGB.
+
+        Raises:
+            MediaError: If one cannot be decoded. Names index and source.
+        """
+        decoded: dict[object, torch.Tensor] = {}
+        result = []
+        for index, reference in enumerate(images):
+            key = _identity(reference)
+            if key not in decoded:
+                try:
+                    decoded[key] = self._load_image(reference)
+                except MediaError as error:
+                    raise error.at(index=index, source=describe_source(reference)) from error.__cause__
+            result.append(decoded[key])
+        return result
+
+    def _load_image(self, reference: ImageReference) -> torch.Tensor:
+        image = decode_image(reference, self.options)
+        info = ImageInfo(width=image.shape[2], height=image.shape[1])
+        size = self._size_before_processor(info)
+        if size == info:
+            return image
+        return tv.resize(
+            image, [size.height, size.width], interpolation=tv.InterpolationMode.BICUBIC, antialias=True
+        )
+
+
+def _identity(reference: ImageReference) -> object:
+    """Equal for references to the same file."""
+    if isinstance(reference, dict):
+        return reference.get("bytes") or reference.get("path") or id(reference)
+    return reference if isinstance(reference, str | bytes) else id(reference)
