@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from importlib import resources
 from pathlib import Path
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import ProcessorMixin
 
-    from mmdatasets.plugins.base import MMPlugin
+    from mmdatasets.plugins.base import BasePlugin
 
 OFFLINE_FAMILY = "qwen2_vl"
-# Small photos keep the training of the demo quick: 128x128 pixels are about 25 media tokens in Qwen2-VL.
-DEMO_MAX_PIXELS = 128 * 128
+# Small photos keep the training of the demo quick: 256x256 pixels are at most 84 media tokens in Qwen2-VL.
+DEMO_MAX_PIXELS = 256 * 256
 SHOWN_LOSSES = 5
 
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         dataset = read_chat_jsonl(args.data)
     else:
         dataset = read_chat_jsonl(Path(str(resources.files("mmdatasets.testing"))) / "data" / "chat.jsonl")
-    processor = _load_processor(args.processor)
+    processor = _load_processor(args.processor, console)
     plugin = _plugin(processor, offline=args.processor is None)
 
     _heading(console, "1. Map: conversations to token ids")
@@ -118,13 +119,17 @@ def _heading(console: Console, text: str) -> None:
     console.print(Rule(text, align="left", characters="-"))
 
 
-def _load_processor(name: str | None) -> ProcessorMixin:
+def _load_processor(name: str | None, console: Console) -> ProcessorMixin:
     if name is None:
         from mmdatasets.testing import build_processor
 
         return build_processor(OFFLINE_FAMILY)
     from transformers import AutoProcessor, ProcessorMixin
 
+    # A name on the Hub is NAME or OWNER/NAME.
+    if not Path(name).is_dir() and (name.startswith((".", "~", os.sep)) or name.count("/") > 1):
+        raise MMDatasetsError("no such folder; expected one made with processor.save_pretrained", source=name)
+    console.print(f"Loading the processor {name} ...", markup=False)
     try:
         processor = AutoProcessor.from_pretrained(name)
     # What a wrong name raises depends on where the look-up ends: OSError, ValueError, KeyError, network errors, ...
@@ -142,25 +147,32 @@ def _load_processor(name: str | None) -> ProcessorMixin:
     return processor
 
 
-def _plugin(processor: ProcessorMixin, *, offline: bool) -> MMPlugin:
+def _plugin(processor: ProcessorMixin, *, offline: bool) -> BasePlugin:
     from mmdatasets import auto_plugin
 
     options = MediaOptions(image_max_pixels=DEMO_MAX_PIXELS) if offline else MediaOptions()
     return auto_plugin(processor, options=options)
 
 
-def _map(plugin: MMPlugin, dataset: Dataset, console: Console) -> Dataset:
+def _map(plugin: BasePlugin, dataset: Dataset, console: Console) -> Dataset:
     images = sum(len(images) for images in dataset["images"])
-    console.print(f"{len(dataset)} conversations with {images} images; {type(plugin.processor).__name__}")
+    console.print(
+        f"Conversations: {len(dataset)}, with {images} images. Processor: {type(plugin.processor).__name__}."
+    )
     start = time.perf_counter()
     mapped = dataset.map(
-        plugin.transform, batched=True, features=plugin.features(dataset.features), desc="plugin.transform"
+        plugin.transform,
+        batched=True,
+        with_indices=True,  # errors name the row of the dataset
+        features=plugin.features(dataset.features),
+        desc="plugin.transform",
     )
     seconds = time.perf_counter() - start
     tokens = sum(mapped["length"])
     media = sum(item["num_tokens"] for items in mapped["media_info"] for item in items)
     console.print(
-        f"Read {images} image headers and decoded no image, in {seconds:.2f} s ({len(mapped) / seconds:,.0f} rows/s)."
+        f"Read {images} image headers, decoded no image: {seconds:.2f} s, {len(mapped) / seconds:,.0f} rows/s, "
+        "start-up included."
     )
     console.print(f"{tokens:,} tokens, {media:,} of them for images.")
     return mapped
@@ -183,21 +195,25 @@ def _show_row(mapped: Dataset, processor: ProcessorMixin, console: Console) -> N
     console.print(render_row(mapped[number], processor.tokenizer))
 
 
-def _show_batch(plugin: MMPlugin, mapped: Dataset, console: Console) -> None:
+def _show_batch(plugin: BasePlugin, mapped: Dataset, console: Console) -> None:
     from mmdatasets.cli.render import batch_table
     from mmdatasets.cli.tiny_training import BATCH_SIZE
 
     rows = [mapped[i] for i in range(min(BATCH_SIZE, len(mapped)))]
     batch = plugin.collator()(rows)
-    console.print(f"plugin.collator() on rows 0 to {len(rows) - 1}; only now images are decoded:")
+    console.print(f"plugin.collator() on the first {len(rows)} rows; only now are images decoded:")
     console.print()
     console.print(batch_table(batch))
 
 
-def _train(plugin: MMPlugin, processor: ProcessorMixin, mapped: Dataset, steps: int, console: Console) -> None:
+def _train(plugin: BasePlugin, processor: ProcessorMixin, mapped: Dataset, steps: int, console: Console) -> None:
+    from mmdatasets.cli.render import IGNORED
     from mmdatasets.cli.tiny_training import BATCH_SIZE, train
     from mmdatasets.testing import build_model
 
+    if all(label == IGNORED for labels in mapped["labels"] for label in labels):
+        console.print("Skipped: no token has a label. Only what an assistant says is trained; no row has such a turn.")
+        return
     model = build_model(OFFLINE_FAMILY, processor)
     console.print(
         f"transformers.Trainer, {type(model).__name__} with random weights "

@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 
 import PIL.Image
-import PIL.ImageFile
 import pytest
 import torch
 from datasets import load_from_disk
@@ -46,7 +45,7 @@ def test_offline_demo_maps_collates_trains_and_saves(tmp_path, capsys):
     text = capsys.readouterr().out
     first, last = map(float, re.findall(r"loss fell from (\d+\.\d+) to (\d+\.\d+)", text)[-1])
     assert last < 0.8 * first
-    assert "decoded no image" in text
+    assert "Read 14 image headers, decoded no image" in text
     assert re.search(r"pixel_values +\(\d+, 1176\) +torch\.float32", text)
     assert "[[A tabby cat with green eyes.<|im_end|>" in text
 
@@ -61,7 +60,7 @@ def test_offline_demo_maps_collates_trains_and_saves(tmp_path, capsys):
     assert image["bytes"] == (DATA / "cat.jpg").read_bytes()
 
 
-def test_map_decodes_no_image(tmp_path, monkeypatch, saved_processor):
+def test_map_decodes_no_image(tmp_path):
     """Broken pixel data does not matter to the map stage, and it does to the collator."""
     shutil.copytree(DATA, tmp_path / "data")
     for path in (tmp_path / "data").glob("*.jpg"):
@@ -81,7 +80,10 @@ def test_own_processor_and_data(tmp_path, capsys, saved_processor, monkeypatch):
     photo.parent.mkdir(parents=True)
     shutil.copy(DATA / "cat.jpg", photo)
     row = {
-        "messages": [{"role": "user", "content": "<image>Who?"}, {"role": "assistant", "content": "My [red]cat[/red]."}],
+        "messages": [
+            {"role": "user", "content": "<image>Who?"},
+            {"role": "assistant", "content": "My [red]cat[/red]."},
+        ],
         "images": ["photos/my cat [1].jpg"],
     }
     data = tmp_path / "data" / "chat.jsonl"
@@ -107,7 +109,11 @@ def test_own_processor_and_data(tmp_path, capsys, saved_processor, monkeypatch):
     ("content", "message"),
     [
         ('{"messages": [{"role": "user", "content": "<image>Who?"}], "images": ["missing.jpg"]}', "missing.jpg"),
-        ('{"messages": [{"role": "user", "content": "<image>Who?"}], "images": []}', "row 0"),
+        (
+            '{"messages": [{"role": "user", "content": "Hello"}]}\n'
+            '{"messages": [{"role": "user", "content": "<image><image>"}], "images": ["a.jpg"]}',
+            "row 1",
+        ),
         ('{"messages": [', "line 1: not valid JSON"),
         ('{"text": "Hello"}', 'expected "messages"'),
     ],
@@ -123,8 +129,20 @@ def test_bad_data_is_explained_without_a_traceback(tmp_path, capsys, content, me
     assert not (tmp_path / "output").exists()
 
 
+def test_rows_without_an_answer_are_not_trained(tmp_path, capsys):
+    data = tmp_path / "chat.jsonl"
+    data.write_text('{"messages": [{"role": "user", "content": "Hello"}]}', "utf-8")
+    assert main(["demo", "--data", str(data), "--output", str(tmp_path / "output")]) == 0
+    text = capsys.readouterr().out
+    assert "no token has a label" in text
+    assert "loss" not in text
+
+
 def test_unknown_and_text_only_processors(tmp_path, capsys):
     assert main(["demo", "--processor", str(tmp_path / "nothing"), "--output", str(tmp_path / "output")]) == 1
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["demo", "--processor", str(tmp_path / "empty"), "--output", str(tmp_path / "output")]) == 1
     assert "cannot load a processor" in capsys.readouterr().err
     build_processor("qwen2_vl").tokenizer.save_pretrained(tmp_path / "tokenizer")
     assert main(["demo", "--processor", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "output")]) == 1

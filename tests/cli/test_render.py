@@ -61,7 +61,9 @@ def test_a_row_cut_inside_no_media_still_renders(row, processor):
 def test_batch_table_lists_every_tensor():
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(batch_table({"input_ids": torch.zeros(2, 7, dtype=torch.int64), "pixel_values": torch.zeros(8, 3)}))
+        console.print(
+            batch_table({"input_ids": torch.zeros(2, 7, dtype=torch.int64), "pixel_values": torch.zeros(8, 3)})
+        )
     lines = [line.split() for line in capture.get().splitlines()]
     assert lines == [
         ["name", "shape", "dtype"],
