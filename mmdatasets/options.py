@@ -41,6 +41,4 @@ class MediaOptions:
         if low is not None and high is not None and low > high:
             raise ValueError(f"image_min_pixels ({low}) must not exceed image_max_pixels ({high})")
         if self.image_backend not in ("auto", "pillow", "torchcodec"):
-            raise ValueError(
-                f"image_backend must be 'auto', 'pillow' or 'torchcodec', got {self.image_backend!r}"
-            )
+            raise ValueError(f"image_backend must be 'auto', 'pillow' or 'torchcodec', got {self.image_backend!r}")

@@ -1,0 +1,49 @@
+"""What tests and demonstrations need to run without a hub: processors, tiny models, synthetic media."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmdatasets.testing.media import cut_pixel_data, encode_image, make_image, write_image
+    from mmdatasets.testing.models import build_model, list_models
+    from mmdatasets.testing.processors import build_processor, list_processors, read_chat_template
+    from mmdatasets.testing.tokenizer import build_tokenizer
+
+# Resolved at first use: whoever only wants an image file does not wait for transformers.
+_EXPORTS = {
+    "build_model": "mmdatasets.testing.models",
+    "build_processor": "mmdatasets.testing.processors",
+    "build_tokenizer": "mmdatasets.testing.tokenizer",
+    "cut_pixel_data": "mmdatasets.testing.media",
+    "encode_image": "mmdatasets.testing.media",
+    "list_models": "mmdatasets.testing.models",
+    "list_processors": "mmdatasets.testing.processors",
+    "make_image": "mmdatasets.testing.media",
+    "read_chat_template": "mmdatasets.testing.processors",
+    "write_image": "mmdatasets.testing.media",
+}
+
+__all__ = [
+    "build_model",
+    "build_processor",
+    "build_tokenizer",
+    "cut_pixel_data",
+    "encode_image",
+    "list_models",
+    "list_processors",
+    "make_image",
+    "read_chat_template",
+    "write_image",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
