@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -82,7 +82,9 @@ def _parts(message: Message) -> list[Part]:
 
 def _clean_message(message: object, index: int) -> Message:
     if not isinstance(message, Mapping):
-        raise ConversationError(f"message {index} must be a mapping with 'role' and 'content', got {_describe(message)}")
+        raise ConversationError(
+            f"message {index} must be a mapping with 'role' and 'content', got {_describe(message)}"
+        )
     cleaned = {key: value for key, value in message.items() if value is not None}
     if not isinstance(cleaned.get("role"), str):
         raise ConversationError(f"message {index} has no 'role' (found the keys {', '.join(map(str, message))})")
@@ -92,7 +94,9 @@ def _clean_message(message: object, index: int) -> Message:
     elif content is None and len(cleaned) > 1:
         pass  # an assistant turn of tool calls or reasoning alone
     elif not isinstance(content, str):
-        raise ConversationError(f"message {index} needs 'content' as a string or a list of parts, got {_describe(content)}")
+        raise ConversationError(
+            f"message {index} needs 'content' as a string or a list of parts, got {_describe(content)}"
+        )
     return cleaned
 
 
@@ -136,12 +140,12 @@ def _placeholder_roles(messages: Sequence[Message], num_parts: int, num_images: 
         return everyone - {"assistant"}
     raise PlaceholderError(
         f"the messages have {total} image placeholder(s) ({num_parts} image part(s), {total - num_parts} "
-        f"{PLACEHOLDERS['image']!r} in text, {answers} of those in assistant turns), the row has {num_images} image(s): "
-        f"write one {PLACEHOLDERS['image']!r} or one {{'type': 'image'}} part for each image, in order"
+        f"{PLACEHOLDERS['image']!r} in text, {answers} of those in assistant turns), the row has {num_images} "
+        f"image(s): write one {PLACEHOLDERS['image']!r} or one {{'type': 'image'}} part for each image, in order"
     )
 
 
-def _place(message: Message, supply: object, ordered: list[ImageReference], split: bool) -> Message:
+def _place(message: Message, supply: Iterator[ImageReference], ordered: list[ImageReference], split: bool) -> Message:
     content = message.get("content")
     if isinstance(content, str):
         if not split or not _SPLITTER.search(content):
@@ -151,11 +155,14 @@ def _place(message: Message, supply: object, ordered: list[ImageReference], spli
         return message
     placed: list[Part] = []
     for part in content:
-        for piece in _split_text(str(part["text"])) if split and part["type"] == "text" else [part]:
+        pieces = _split_text(str(part["text"])) if split and part["type"] == "text" else [part]
+        for piece in pieces:
             if piece["type"] == "image":
-                ordered.append(piece["image"] if "image" in piece else next(supply))  # type: ignore
-                piece = {"type": "image"}
-            placed.append(piece)
+                reference = piece.get("image")
+                ordered.append(next(supply) if reference is None else reference)  # type: ignore[arg-type]
+                placed.append({"type": "image"})
+            else:
+                placed.append(piece)
     return {**message, "content": placed}
 
 

@@ -78,7 +78,9 @@ class ChatTemplate:
             )
         except (JinjaError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(str(message["role"]) for message in messages)
-            raise TemplateError(f"the chat template fails on a conversation of {roles or 'no turns'}: {error}") from error
+            raise TemplateError(
+                f"the chat template fails on a conversation of {roles or 'no turns'}: {error}"
+            ) from error
         return texts[0], [tuple(span) for span in spans[0]] if spans else []
 
     def _turn_start(self, messages: Sequence[Message], index: int, text: str) -> int:

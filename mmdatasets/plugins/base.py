@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from datasets import Features
 
 from mmdatasets._version import __version__
 from mmdatasets.chat.formats import Message, normalise
+from mmdatasets.collate.checks import check_features, locate_item
 from mmdatasets.collate.collator import MultimodalCollator
-from mmdatasets.errors import CollateError, MediaError, MMDatasetsError
+from mmdatasets.errors import MediaError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
@@ -83,9 +83,10 @@ class BasePlugin:
         for modality in ("image", "video", "audio"):
             given, own = getattr(self, f"{modality}_token"), getattr(self.processor, f"{modality}_token", None)
             if given is not None and own is not None and given != own:
+                kind = type(self.processor).__name__
                 raise ValueError(
-                    f"{modality}_token={given!r} is not the token of {type(self.processor).__name__}, which is {own!r}; "
-                    "leave it out to use the processor's own"
+                    f"{modality}_token={given!r} is not the token of {kind}, which is {own!r}; leave it out to use "
+                    "the processor's own"
                 )
 
     # ---------------------------------------------------------------------------------------------- family hooks
@@ -215,7 +216,7 @@ class BasePlugin:
             num_tokens = [expansion.num_media_tokens for expansion in expansions]
             outputs.update(features)  # type: ignore[arg-type]
         if batch_ids:
-            _check_features(engine, num_tokens, imglens, batch_ids)
+            check_features(engine, num_tokens, imglens, batch_ids)
             outputs.update(self.sequence_inputs(engine, batch_ids))
         return outputs
 
@@ -225,15 +226,13 @@ class BasePlugin:
         try:
             return engine.load_images(images)
         except MediaError as error:
-            row, index = _locate(error.index or 0, imglens)
+            row, index = locate_item(error.index or 0, imglens)
             error.index = index
             raise error.at(row=f"{row} of the batch", column=self.images_column) from error.__cause__
 
     # ------------------------------------------------------------------------------------- transform and collator
 
-    def transform(
-        self, batch: Batch, indices: Sequence[int] | None = None
-    ) -> pa.Table | dict[str, list[object]]:
+    def transform(self, batch: Batch, indices: Sequence[int] | None = None) -> pa.Table | dict[str, list[object]]:
         """Tokenises a batch of chats, for `dataset.map(plugin.transform, batched=True)`.
 
         Media files are opened for their headers alone. The chat column is replaced by `input_ids`, `labels` (-100
@@ -370,39 +369,3 @@ def _expand(expansion: Expansion, token: str) -> str:
     pieces = expansion.text.split(token)
     runs = iter(expansion.runs)
     return pieces[0] + "".join(token * next(runs) + piece for piece in pieces[1:])
-
-
-def _locate(index: int, lengths: Sequence[int]) -> tuple[int, int]:
-    """Row, and position in the row, of item `index` of all rows' items."""
-    for row, length in enumerate(lengths):
-        if index < length:
-            return row, index
-        index -= length
-    return len(lengths), index
-
-
-def _check_features(
-    engine: Engine, num_tokens: Sequence[int], lengths: Sequence[int], batch_ids: Sequence[Sequence[int]]
-) -> None:
-    first = 0
-    for row, (ids, length) in enumerate(zip(batch_ids, lengths, strict=True)):
-        made = sum(num_tokens[first : first + length])
-        placed = int(engine.is_media_token(np.asarray(ids)).sum())
-        first += length
-        if made == placed:
-            continue
-        raise CollateError(
-            f"its {length} image(s) make {made} features, but its input_ids have {placed} media tokens. "
-            + (_WITHOUT_MEDIA if length == 0 else _CHANGED),
-            row=f"{row} of the batch",
-        )
-
-
-_WITHOUT_MEDIA = (
-    "The row came without its media columns: pass remove_unused_columns=False to TrainingArguments, which otherwise "
-    "drops them silently."
-)
-_CHANGED = (
-    "Map the dataset with this plugin's own transform, do not cut input_ids afterwards (max_length=None in SFTConfig), "
-    "and map again if media files or options changed."
-)

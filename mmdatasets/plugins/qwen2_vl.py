@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.options import MediaOptions
@@ -21,9 +22,9 @@ class Qwen2VLPlugin(BasePlugin):
     """One token for each `merge_size` x `merge_size` block of patches, at the image's own aspect ratio."""
 
     name = "qwen2_vl"
-    processor_classes = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
-    markup = {"image": "<|vision_start|>{}<|vision_end|>"}
-    delimiters = {"image": ("<|vision_start|>", "<|vision_end|>")}
+    processor_classes: ClassVar[tuple[str, ...]] = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
+    markup: ClassVar[Mapping[Modality, str]] = {"image": "<|vision_start|>{}<|vision_end|>"}
+    delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {"image": ("<|vision_start|>", "<|vision_end|>")}
     processor_sizes_images = True
 
     def processor_kwargs(

@@ -48,12 +48,14 @@ class BatchReader:
             ConversationError: If there is no such column.
         """
         if column not in self.column_names:
+            found = ", ".join(self.column_names) or "none"
             raise ConversationError(
-                f"expected a column {column!r} with the messages of a chat, found {', '.join(self.column_names) or 'none'}"
-                "; name another with messages_column=..."
+                f"expected a column {column!r} with the messages of a chat, found {found}; name another with "
+                "messages_column=..."
             )
         if isinstance(self.batch, pa.Table):
-            return self.batch[column].to_pylist()
+            values: list[object] = self.batch[column].to_pylist()
+            return values
         return list(self.batch[column])
 
     def media(self, column: str, num_rows: int) -> list[list[ImageReference]]:

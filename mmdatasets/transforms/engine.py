@@ -153,9 +153,10 @@ class Engine:
         size = self._size_before_processor(info)
         if size == info:
             return image
-        return tv.resize(
+        resized: torch.Tensor = tv.resize(
             image, [size.height, size.width], interpolation=tv.InterpolationMode.BICUBIC, antialias=True
         )
+        return resized
 
 
 def _identity(reference: ImageReference) -> object:

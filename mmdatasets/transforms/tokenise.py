@@ -88,9 +88,7 @@ def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
     return _PlannedRow(text, split_marked(text), assistant_spans, item_spans, infos, expansions)
 
 
-def _place(
-    engine: Engine, rendered: Rendered, expansions: Sequence[Expansion]
-) -> tuple[str, list[Span], list[Span]]:
+def _place(engine: Engine, rendered: Rendered, expansions: Sequence[Expansion]) -> tuple[str, list[Span], list[Span]]:
     """Puts each item's shortened expansion where the template wrote the media token.
 
     Returns:
