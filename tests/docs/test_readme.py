@@ -19,6 +19,6 @@ def test_python_blocks_run_and_print_what_is_shown(tmp_path, monkeypatch):
     for number, (code, shown) in enumerate(blocks, start=1):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, f"README.md, python block {number}", "exec"), namespace)  # noqa: S102
+            exec(compile(code, f"README.md, python block {number}", "exec"), namespace)
         if shown:
             assert printed.getvalue() == shown, f"python block {number}"
