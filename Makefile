@@ -1,22 +1,36 @@
-# make demo and make test need Python 3.11 or newer and, the first time, a package index.
+# Each target makes the virtual environment it needs, once: Python 3.11 or newer and pip are all that must be there.
+
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed-demo
 	$(BIN)/mmdatasets demo
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/installed: pyproject.toml
+clean:
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+	@touch $@
+
+$(VENV)/installed-demo: pyproject.toml constraints.txt | $(VENV)/created
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	@touch $@
+
+# What development needs includes what the demo needs.
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	@touch $(VENV)/installed-demo $@

@@ -39,8 +39,10 @@ def array_to_png(array: ImageArray) -> bytes:
 
 
 def _is_untouched(image: PIL.ImageFile.ImageFile) -> bool:
-    # Tiles are what is left to load, a decoder configuration is a draft size; frames after the first have no file.
-    return bool(image.tile) and not image.decoderconfig and image.tell() == 0
+    # Tiles are what is left to load (WebP sets them when it loads), a decoder configuration is a draft size, and
+    # frames after the first have no file of their own.
+    unloaded = image.fp is not None and (bool(image.tile) or image.format == "WEBP")
+    return unloaded and not image.decoderconfig and image.tell() == 0
 
 
 def _png(image: PIL.Image.Image) -> bytes:

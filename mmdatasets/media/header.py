@@ -110,10 +110,13 @@ def without_pillow_limit(pixels: int | None = None) -> Iterator[None]:
             PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
-def describe_content(file: BinaryIO) -> str:
+def describe_content(file: BinaryIO) -> str:  # noqa: PLR0911 - one for each kind
     """Says in words what a file that is no readable image seems to be."""
-    file.seek(0)
-    prefix = file.read(_PREFIX_LENGTH)
+    try:
+        file.seek(0)
+        prefix = file.read(_PREFIX_LENGTH)
+    except Exception:  # a connection may have broken
+        return "data that cannot be read"
     if not prefix:
         return "an empty file (0 bytes)"
     for signature, name in _IMAGE_SIGNATURES.items():

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from mmdatasets.options import MediaOptions
 
 # Format -> modes (as Pillow names them) for which torchcodec gives Pillow's pixels, as the tests prove. It differs for
-# 16-bit grey PNG (Pillow clips where torchcodec scales) and for AVIF with alpha (which it multiplies in).
+# PNG of 16 bits a channel (it scales where Pillow cuts or clips) and for AVIF with alpha, which it multiplies in.
 _TORCHCODEC_MODES = {
     "JPEG": ("L", "RGB", "CMYK"),
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"),
     "WEBP": ("RGB", "RGBA"),
     "AVIF": ("L", "RGB"),
 }
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}
+_PNG_BIT_DEPTH_AT = 24  # the signature, length and name of IHDR, width, height
 
 
 def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
@@ -100,6 +102,10 @@ def _torchcodec_equals_pillow(image: ImageFile, file: BinaryIO) -> bool:
     """Whether torchcodec is known to give Pillow's pixels for an image of which the header is read."""
     if image.mode not in _TORCHCODEC_MODES.get(image.format or "", ()) or getattr(image, "is_animated", False):
         return False
+    if image.format == "PNG":
+        file.seek(_PNG_BIT_DEPTH_AT)
+        if file.read(1) == b"\x10":
+            return False
     return read_orientation(image, file) == 1
 
 
@@ -109,8 +115,8 @@ def _decode_with_torchcodec(
     """Decodes a whole file; gives `None` where Pillow should have the last word."""
     file.seek(0)
     data = bytearray(file.read())  # writable: torch warns about buffers that are not
-    if image.format == "JPEG" and data[-2:] != b"\xff\xd9":
-        return None  # possibly cut off
+    if not data.endswith(_ENDS.get(image.format or "", b"")):
+        return None  # possibly cut off, which torchcodec does not always notice
     try:
         pixels = decode(torch.frombuffer(data, dtype=torch.uint8))
     except Exception:  # Pillow decides whether the file is damaged, and says how

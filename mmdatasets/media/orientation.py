@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, BinaryIO
 
 import PIL.ExifTags
@@ -46,15 +46,27 @@ def read_orientation(image: PIL.Image.Image, file: BinaryIO | None) -> int:
         1 (upright) to 8, as the EXIF standard numbers them.
     """
     try:
-        holder = image
         if isinstance(image, PIL.PngImagePlugin.PngImageFile) and image.tile and file is not None:
             # Metadata may stand behind the pixels. Pillow finds it by decoding; walking the chunks is enough.
-            holder = PIL.Image.Image()
-            holder.info = {**image.info, **_late_png_metadata(file, animated=image.is_animated)}
-        # Not image.getexif(): that of a PNG decodes the whole image.
-        orientation = PIL.Image.Image.getexif(holder).get(PIL.ExifTags.Base.Orientation, 1)
-        return _ORIENTATIONS.get(orientation, 1)
+            return orientation_of({**image.info, **_late_png_metadata(file, animated=image.is_animated)})
     except Exception:  # the parser raises whatever a damaged block leads it to
+        return 1
+    return _orientation(image)
+
+
+def orientation_of(info: Mapping[str | tuple[int, int], object]) -> int:
+    """The EXIF orientation, 1 to 8, that an image's metadata gives, under the names of `PIL.Image.Image.info`."""
+    holder = PIL.Image.Image()
+    holder.info = dict(info)
+    return _orientation(holder)
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        # Not image.getexif(): that of a PNG decodes the whole image.
+        orientation = PIL.Image.Image.getexif(image).get(PIL.ExifTags.Base.Orientation, 1)
+        return _ORIENTATIONS.get(orientation, 1)
+    except Exception:
         return 1
 
 

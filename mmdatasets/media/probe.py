@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmdatasets.media.header import check_pixels, open_image
-from mmdatasets.media.orientation import oriented_size
+from mmdatasets.media.orientation import orientation_of, oriented_size
 from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
+from mmdatasets.media.webp import read_webp_header
 from mmdatasets.types import ImageInfo
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
         size = oriented_size(reference, getattr(reference, "fp", None))
         return _checked(size, options, describe_source(reference))
     with open_source(reference, options) as file:
-        size = oriented_size(open_image(file, options, describe_source(reference)), file)
-    return ImageInfo(*size)
+        source = describe_source(reference)
+        webp = read_webp_header(file)
+        if webp is None:
+            return ImageInfo(*oriented_size(open_image(file, options, source), file))
+    size = (webp.width, webp.height)
+    return _checked(size[::-1] if orientation_of(webp.info) >= 5 else size, options, source)
 
 
 def _checked(size: tuple[int, int], options: MediaOptions, source: str) -> ImageInfo:

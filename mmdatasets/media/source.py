@@ -10,6 +10,7 @@ import re
 import stat
 import urllib.parse
 import urllib.request
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
@@ -88,7 +89,7 @@ def open_source(reference: object, options: MediaOptions) -> BinaryIO:
     if isinstance(reference, (str, os.PathLike)):
         return _open_location(_location(reference), options)
     if isinstance(reference, (bytes, bytearray, memoryview)):
-        return io.BytesIO(reference)
+        return io.BytesIO(reference if isinstance(reference, bytes) else bytes(reference))
     if isinstance(reference, Mapping):
         return open_source(_mapped(reference), options)
     if is_file(reference):
@@ -277,7 +278,8 @@ def _open_url(url: str, options: MediaOptions) -> BinaryIO:
             source=source,
         )
     try:
-        file = cast("BinaryIO", fsspec.open(url, "rb").open())
+        filesystem, path = fsspec.core.url_to_fs(url)
+        file = cast("BinaryIO", filesystem.open(path, "rb"))
     except (ImportError, ValueError) as error:
         raise MediaReferenceError(f"the URL cannot be used: {error}", source=source) from error
     except FileNotFoundError as error:
@@ -285,6 +287,8 @@ def _open_url(url: str, options: MediaOptions) -> BinaryIO:
     except Exception as error:  # each filesystem raises its client's own errors
         raise MediaNotFoundError(f"cannot be opened: {type(error).__name__}: {error}", source=source) from error
     if file.seekable():
+        # An archive is closed with the filesystem made for it, and not every file keeps its filesystem alive.
+        weakref.finalize(file, lambda _: None, filesystem).atexit = False
         return file
     with file:
         return io.BytesIO(file.read())

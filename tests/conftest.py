@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+
+# Tests never ask a hub, whatever the machine allows. Set before transformers is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import datasets  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+from transformers import ProcessorMixin  # noqa: E402
+
+from mmdatasets.testing.media import write_image  # noqa: E402
+from mmdatasets.testing.processors import build_processor  # noqa: E402
+
+settings.register_profile(
+    "mmdatasets",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("mmdatasets")
+
+QWEN_FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+
+ImageFactory = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _isolated_dataset_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+
+
+@pytest.fixture(params=QWEN_FAMILIES)
+def processor(request: pytest.FixtureRequest) -> ProcessorMixin:
+    return build_processor(request.param)
+
+
+@pytest.fixture(scope="session")
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> ImageFactory:
+    """Makes a synthetic JPEG of a size, once a session for each size."""
+    folder = tmp_path_factory.mktemp("images")
+
+    def make(width: int, height: int, seed: int = 0) -> Path:
+        path = folder / f"{width}x{height}-{seed}.jpg"
+        if not path.exists():
+            write_image(path, width, height, seed=seed)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trl_template() -> Callable[[str], str]:
+    """Reads a published chat template, as the trl wheel ships them."""
+    from importlib import resources
+
+    folder = resources.files("trl").joinpath("chat_templates")
+    return lambda name: folder.joinpath(f"{name}.jinja").read_text(encoding="utf-8")

@@ -1,0 +1,158 @@
+"""The three stages on their own, third-party plugins and the registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from mmdatasets import MediaOptions, auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
+from mmdatasets.errors import CollateError, MediaDecodeError, MediaError, MMDatasetsError, PlaceholderError, UnknownPluginError
+from mmdatasets.plugins.base import BasePlugin
+from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
+from mmdatasets.testing.processors import build_processor
+from tests.oracle import processor_batch
+
+CHAT = [
+    {"role": "user", "content": "<image>\nWhat is this, and <image>?"},
+    {"role": "assistant", "content": "Two things."},
+]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["own-processor", "processor-argument"])
+def test_stages_give_the_processors_ids_and_tensors(given: bool, processor, image_file) -> None:
+    images = [image_file(200, 100), image_file(64, 300)]
+    plugin = get_mm_plugin("qwen2_vl", "<|image_pad|>", "<|video_pad|>", **({"processor": processor} if given else {}))
+    argument = None if given else processor
+    messages = plugin.process_messages(CHAT, images, [], [], argument)
+    assert CHAT[0]["content"].startswith("<image>")  # the caller's messages are left alone
+    text = processor.apply_chat_template(messages)
+    ids = processor.tokenizer(text)["input_ids"]
+    expected = processor_batch(processor, [CHAT], [images])
+    assert ids == expected["input_ids"][0].tolist()
+    assert plugin.process_token_ids(ids, None, images, [], [], processor.tokenizer, argument) == (ids, None)
+    inputs = plugin.get_mm_inputs(images, [], [], [2], [0], [0], [ids], argument)
+    assert np.array_equal(inputs["pixel_values"].numpy(), expected["pixel_values"].numpy())
+    assert np.array_equal(inputs["image_grid_thw"].numpy(), expected["image_grid_thw"].numpy())
+    assert inputs["mm_token_type_ids"] == expected["mm_token_type_ids"].tolist()
+
+
+def test_without_expansion_each_media_token_stands_once(processor, image_file) -> None:
+    plugin = get_mm_plugin("qwen2_vl", expand_mm_tokens=False, processor=processor)
+    messages = plugin.process_messages(CHAT, [image_file(200, 100)] * 2, [], [], processor)
+    markup = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert messages[0]["content"] == f"{markup}\nWhat is this, and {markup}?"
+
+
+def test_attributes_on_the_processor_are_the_stages_budget(processor, image_file) -> None:
+    images = [image_file(800, 600)]
+    chat = [{"role": "user", "content": "<image>"}]
+    processor.image_max_pixels, processor.image_min_pixels = 100_000, 5_000
+    plugin = auto_plugin(processor)
+    optioned = auto_plugin(processor, options=MediaOptions(image_max_pixels=100_000, image_min_pixels=5_000))
+    assert plugin.process_messages(chat, images, [], [], processor) == optioned.process_messages(
+        chat, images, [], [], None
+    )
+    by_attribute = plugin.get_mm_inputs(images, [], [], [1], [0], [0], [], processor)
+    by_option = optioned.get_mm_inputs(images, [], [], [1], [0], [0], [], None)
+    assert torch.equal(by_attribute["pixel_values"], by_option["pixel_values"])
+    assert by_attribute["image_grid_thw"].prod() * 14 * 14 <= 110_000
+    # The transform goes by its options alone.
+    assert plugin.transform({"messages": [chat], "images": [images]})["length"] != optioned.transform(
+        {"messages": [chat], "images": [images]}
+    )["length"]
+
+
+def test_features_that_do_not_fit_name_the_row(processor, image_file) -> None:
+    plugin = auto_plugin(processor)
+    ids = [[1, 2, 3], [processor.image_token_id] * 3]
+    with pytest.raises(CollateError, match=r"row 1 of the batch: its 1 image\(s\) make \d+ features.* 3 media tokens"):
+        plugin.get_mm_inputs([image_file(200, 100)], [], [], [0, 1], [0, 0], [0, 0], ids, None)
+    with pytest.raises(CollateError, match="remove_unused_columns=False"):
+        plugin.get_mm_inputs([], [], [], [0, 0], [0, 0], [0, 0], ids, None)
+
+
+def test_a_broken_image_names_its_row(processor, image_file, tmp_path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(image_file(300, 300).read_bytes()[:600])
+    with pytest.raises(MediaDecodeError, match=r"row 2 of the batch, column 'images', index 1 \(.*broken.jpg"):
+        auto_plugin(processor).get_mm_inputs(
+            [image_file(60, 60)] * 2 + [broken], [], [], [1, 0, 2], [0] * 3, [0] * 3, [], None
+        )
+
+
+def test_counts_that_do_not_match_are_refused(processor, image_file) -> None:
+    with pytest.raises(PlaceholderError, match="2 image placeholder"):
+        auto_plugin(processor).process_messages(CHAT, [image_file(60, 60)], [], [], None)
+
+
+def test_video_and_audio_are_refused_clearly(processor) -> None:
+    with pytest.raises(MediaError, match="video is not supported yet"):
+        auto_plugin(processor).process_messages(CHAT, [], ["a.mp4"], [], None)
+
+
+def test_a_stage_without_processor_says_so() -> None:
+    with pytest.raises(MMDatasetsError, match="processor"):
+        get_mm_plugin("qwen2_vl").process_messages(CHAT, [], [], [], None)
+    with pytest.raises(MMDatasetsError, match=r"get_mm_plugin\('qwen2_vl', processor=processor\)"):
+        get_mm_plugin("qwen2_vl").transform({"messages": [CHAT[1:]]})
+
+
+def test_another_media_token_than_the_processors_is_refused(processor) -> None:
+    with pytest.raises(ValueError, match="image_token='<img>' is not the token of"):
+        get_mm_plugin("qwen2_vl", image_token="<img>", processor=processor)
+
+
+def test_text_only_models_work_and_refuse_images(image_file) -> None:
+    tokenizer = build_processor("qwen2_vl").tokenizer
+    tokenizer.chat_template = build_processor("qwen2_vl").chat_template
+    for plugin in (auto_plugin(tokenizer), get_mm_plugin("base", processor=tokenizer)):
+        rows = plugin.transform({"messages": [CHAT[1:]]})
+        assert rows["input_ids"][0] == tokenizer.apply_chat_template(CHAT[1:], return_dict=True)["input_ids"]
+        batch = plugin.collator()([{name: column[0] for name, column in rows.items()}])
+        assert set(batch) == {"input_ids", "attention_mask", "labels"}
+        with pytest.raises(MediaError, match="takes no images, but the row has 2"):
+            plugin.transform({"messages": [CHAT], "images": [[image_file(60, 60)] * 2]})
+
+
+# ------------------------------------------------------------------------------------------------------ registry
+
+
+@dataclass(eq=False)
+class ThirdPartyPlugin(Qwen2VLPlugin):
+    name = "third_party"
+    processor_classes = ()
+
+
+def test_a_third_partys_plugin_registers(image_file) -> None:
+    register_mm_plugin("third_party", ThirdPartyPlugin)
+    register_mm_plugin("third_party", ThirdPartyPlugin)  # a notebook cell run twice
+    assert "third_party" in list_mm_plugins()
+    plugin = get_mm_plugin("third_party", processor=build_processor("qwen2_vl"))
+    assert type(plugin) is ThirdPartyPlugin
+    rows = plugin.transform({"messages": [CHAT], "images": [[image_file(60, 60)] * 2]})
+    assert len(rows["media_info"][0]) == 2
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(UnknownPluginError, match="'qwen9_vl'; known: base, generic, qwen2_5_vl, qwen2_vl, qwen3_vl"):
+        get_mm_plugin("qwen9_vl")
+
+
+def test_what_is_no_plugin_is_not_registered() -> None:
+    with pytest.raises(TypeError, match="subclass"):
+        register_mm_plugin("x", dict)
+    with pytest.raises(ValueError, match="taken"):
+        register_mm_plugin("qwen2_vl", BasePlugin)
+
+
+def test_options_are_checked() -> None:
+    for wrong in (0, -1, 1.5, "10", True):
+        with pytest.raises(ValueError, match="image_max_pixels must be a positive integer"):
+            MediaOptions(image_max_pixels=wrong)
+    with pytest.raises(ValueError, match="must not exceed"):
+        MediaOptions(image_min_pixels=10, image_max_pixels=5)
+    with pytest.raises(ValueError, match="image_backend"):
+        MediaOptions(image_backend="opencv")
