@@ -82,9 +82,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     from mmdatasets.cli.output import check_output, save_dataset
     from mmdatasets.cli.rows import read_chat_jsonl
+    from mmdatasets.cli.tiny_training import check_can_train
 
     output: Path = args.output
     check_output(output)
+    if args.processor is None:
+        check_can_train()
     if args.data is not None:
         dataset = read_chat_jsonl(args.data)
     else:

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mmdatasets.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
@@ -14,6 +16,18 @@ if TYPE_CHECKING:
 LEARNING_RATE = 3e-3  # far above what a pretrained model bears: this one starts from random weights
 BATCH_SIZE = 4
 SEED = 0
+
+
+def check_can_train() -> None:
+    """Checks that what `transformers.Trainer` needs is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError.for_package("accelerate", "demo", "training the demo's model") from error
 
 
 def train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -154,4 +155,12 @@ def test_foreign_output_is_refused_before_any_work(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "thesis.txt" in captured.err
+    assert captured.out == ""
+
+
+def test_without_accelerate_the_extra_to_install_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # what Python itself does for a module that is not there
+    assert main(["demo", "--output", str(tmp_path / "output")]) == 1
+    captured = capsys.readouterr()
+    assert "pip install 'mmdatasets[demo]'" in captured.err
     assert captured.out == ""
