@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ def check_can_train() -> None:
         MissingExtraError: It is not.
     """
     try:
-        import accelerate  # noqa: F401
+        importlib.import_module("accelerate")
     except ImportError as error:
         raise MissingExtraError.for_package("accelerate", "demo", "training the demo's model") from error
 
