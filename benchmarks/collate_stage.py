@@ -26,11 +26,12 @@ from mmdatasets.testing import build_processor
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-SIZES = ((1024, 768), (4000, 3000))
+SIZES = ["1024x768", "4000x3000"]
 
 
-def measure(size: tuple[int, int], batch_size: int, processor: ProcessorMixin, args: tuple[Path, int]) -> list[Result]:
-    folder, repeats = args
+def measure(
+    size: tuple[int, int], batch_size: int, processor: ProcessorMixin, folder: Path, repeats: int
+) -> list[Result]:
     paths = write_photos(folder, [size] * batch_size)
     conversations = [conversation([path]) for path in paths]
     texts = [processor.apply_chat_template(messages, tokenize=False) for messages in conversations]
@@ -70,14 +71,16 @@ def measure(size: tuple[int, int], batch_size: int, processor: ProcessorMixin, a
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--batch-size", type=int, default=4, help="rows per batch (default: %(default)s)")
+    options.add_argument("--sizes", nargs="+", default=SIZES, metavar="WxH", help="pixels of every image")
     args = options.parse_args()
     datasets.disable_progress_bars()
     processor = build_processor(args.family)
     results: list[Result] = []
-    for size in SIZES:
+    for text in args.sizes:
+        width, height = map(int, text.split("x"))
         with tempfile.TemporaryDirectory() as name:
-            results += measure(size, args.batch_size, processor, (Path(name), args.repeats))
-    report(results, "batches", as_json=args.json)
+            results += measure((width, height), args.batch_size, processor, Path(name), args.repeats)
+    report(results, "batch", as_json=args.json)
 
 
 if __name__ == "__main__":

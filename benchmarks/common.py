@@ -91,21 +91,30 @@ def alternate(contestants: Mapping[str, Callable[[], object]], repeats: int) -> 
 
 
 def report(results: Sequence[Result], unit: str, *, as_json: bool) -> None:
-    """Prints the results; in every case the last contestant's rate is compared with each of the others."""
+    """Prints the results and, in every case, how many times faster the last contestant is than each other one.
+
+    The ratio of the fastest repetitions is the one to trust where other work ran on the machine.
+    """
     if as_json:
         print(
-            json.dumps([{**asdict(result), "rate": result.rate, "unit": f"{unit}/s"} for result in results], indent=1)
+            json.dumps(
+                [{**asdict(result), "rate": result.rate, "unit": f"{unit} per second"} for result in results], indent=1
+            )
         )
         return
     print(f"\npython {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])} on {os.cpu_count()} cores, CPU only")
-    print(f"{'case':44} {'what':34} {unit + '/s':>10} {'ms/' + unit[:-1]:>11} {'min..max ms':>18} {'ours':>8}")
+    columns = f"{'per s':>9} {'ms/' + unit:>10} {'min..max ms':>18} {'medians':>8} {'fastest':>8}"
+    print(f"{'case':44} {'what':30} {columns}")
     for result in results:
         ours = [other for other in results if other.case == result.case][-1]
         per_item = [1000 * seconds / result.items for seconds in result.seconds]
-        ratio = "" if result is ours else f"{ours.rate / result.rate:.1f}x"
-        spread = f"{min(per_item):.2f}..{max(per_item):.2f}"
-        middle = statistics.median(per_item)
-        print(f"{result.case:44} {result.contestant:34} {result.rate:10.2f} {middle:11.2f} {spread:>18} {ratio:>8}")
+        middle, spread = statistics.median(per_item), f"{min(per_item):.2f}..{max(per_item):.2f}"
+        medians = fastest = ""
+        if result is not ours:
+            medians = f"{ours.rate / result.rate:.1f}x"
+            fastest = f"{min(per_item) / (1000 * min(ours.seconds) / ours.items):.1f}x"
+        numbers = f"{result.rate:9.2f} {middle:10.2f} {spread:>18} {medians:>8} {fastest:>8}"
+        print(f"{result.case:44} {result.contestant:30} {numbers}")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

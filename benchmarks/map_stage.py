@@ -84,7 +84,7 @@ def main() -> None:
             rows = make_rows(write_photos(Path(name) / "photos", sizes), per_row)
             dataset = on_disk(Dataset.from_list(rows), Path(name) / "rows")
             results += measure(description, dataset, processor, args.repeats)
-    report(results, "rows", as_json=args.json)
+    report(results, "row", as_json=args.json)
 
 
 if __name__ == "__main__":
