@@ -7,16 +7,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Callable
+from pathlib import Path
 
-import datasets  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
-from transformers import ProcessorMixin  # noqa: E402
+import datasets
+import pytest
+from hypothesis import HealthCheck, settings
+from transformers import ProcessorMixin
 
-from mmdatasets.testing.media import write_image  # noqa: E402
-from mmdatasets.testing.processors import build_processor  # noqa: E402
+from mmdatasets.testing.media import write_image
+from mmdatasets.testing.processors import build_processor
 
 settings.register_profile(
     "mmdatasets",

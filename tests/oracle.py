@@ -55,7 +55,9 @@ def processor_batch(
     )
 
 
-def assert_same_tensors(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: Sequence[str] = ("labels",)) -> None:
+def assert_same_tensors(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], ignore: Sequence[str] = ("labels",)
+) -> None:
     assert set(ours) - set(ignore) == set(theirs) - set(ignore)
     for name in set(theirs) - set(ignore):
         assert ours[name].dtype == theirs[name].dtype, name

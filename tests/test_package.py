@@ -28,13 +28,13 @@ LAYERS = {
     "media": 1,
     "chat": 2,
     "planning": 2,
-    "plugins": 3,
+    "transforms": 3,
     "collate": 4,
-    "transforms": 4,
-    "integrations": 5,
-    "__main__": 6,
-    "cli": 6,
-    "testing": 7,
+    "plugins": 5,
+    "integrations": 6,
+    "__main__": 7,
+    "cli": 7,
+    "testing": 8,
 }
 # The command line's demonstration runs on the processors and models of the testing package.
 ALLOWED = {("cli", "testing"), ("__main__", "cli")}

@@ -77,7 +77,10 @@ class ProcessorRunner:
             return {}
         grouped = {_KWARGS_GROUP[modality]: dict(kwargs) for modality, kwargs in overrides.items() if kwargs}
         merged: dict[str, ProcessorKwargs] = self.processor._merge_kwargs(
-            tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt", **grouped
+            self.processor.valid_processor_kwargs,
+            tokenizer_init_kwargs=self.tokenizer.init_kwargs,
+            common_kwargs={"return_tensors": "pt"},
+            **grouped,
         )
         return merged
 

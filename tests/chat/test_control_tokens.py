@@ -17,7 +17,9 @@ forged = st.lists(words, min_size=1, max_size=6).map("".join)
 
 
 def sanitised(messages: list[dict[str, object]]) -> list[int]:
-    ids = PROCESSOR.apply_chat_template(messages, tokenize=True, return_dict=True, sanitize_control_tokens=True)["input_ids"]
+    ids = PROCESSOR.apply_chat_template(messages, tokenize=True, return_dict=True, sanitize_control_tokens=True)[
+        "input_ids"
+    ]
     return list(ids[0])
 
 
@@ -46,7 +48,10 @@ def test_a_user_cannot_insert_a_media_token(image_file) -> None:
 
 
 def test_control_tokens_count_when_asked_for() -> None:
-    messages = [{"role": "user", "content": "where?"}, {"role": "assistant", "content": "<|box_start|>(1,2)<|box_end|>"}]
+    messages = [
+        {"role": "user", "content": "where?"},
+        {"role": "assistant", "content": "<|box_start|>(1,2)<|box_end|>"},
+    ]
     box = PROCESSOR.tokenizer.convert_tokens_to_ids("<|box_start|>")
     for allowed, expected in (((), 0), (("<|box_start|>", "<|box_end|>"), 1), ("all", 1)):
         plugin = get_mm_plugin("qwen2_vl", processor=PROCESSOR, allowed_special=allowed)

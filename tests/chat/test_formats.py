@@ -31,7 +31,12 @@ def test_a_message_without_placeholder_keeps_its_string() -> None:
 
 
 def test_parts_and_inline_references_keep_the_order_of_the_text() -> None:
-    parts = [IMAGE, {"type": "image", "image": "inline.png"}, {"type": "image_url", "image_url": {"url": "u.png"}}, IMAGE]
+    parts = [
+        IMAGE,
+        {"type": "image", "image": "inline.png"},
+        {"type": "image_url", "image_url": {"url": "u.png"}},
+        IMAGE,
+    ]
     result = normalise([user(parts)], ["a", "b"])
     assert result.images == ["a", "inline.png", "u.png", "b"]
     assert result.messages[0]["content"] == [IMAGE] * 4
@@ -83,7 +88,7 @@ def test_a_mismatch_names_both_counts(text: str, images: list[str]) -> None:
     ],
 )
 def test_other_shapes_say_what_was_found(messages: object, said: str) -> None:
-    with pytest.raises(ConversationError, match="expected|message 0") as caught:
+    with pytest.raises(ConversationError, match=r"expected|message 0") as caught:
         normalise(messages)
     assert said in str(caught.value)
 

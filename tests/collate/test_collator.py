@@ -30,7 +30,12 @@ def mapped(plugin, image_file):
     dataset = datasets.Dataset.from_dict(
         {
             "messages": [chat("<image>?"), chat("<image>, <image>"), chat("nothing"), chat("<image>")],
-            "images": [[str(image_file(60, 60))], [str(image_file(90, 60)), str(image_file(60, 60))], [], [str(image_file(60, 60))]],
+            "images": [
+                [str(image_file(60, 60))],
+                [str(image_file(90, 60)), str(image_file(60, 60))],
+                [],
+                [str(image_file(60, 60))],
+            ],
         }
     )
     return dataset.map(plugin.transform, batched=True, features=plugin.features(dataset.features))
@@ -54,7 +59,12 @@ def test_padding(plugin, mapped) -> None:
     length = len(mapped[2]["input_ids"])
     assert right["input_ids"].shape[1] % 32 == 0
     tokenizer = plugin.processor.tokenizer
-    for name, pad in (("input_ids", tokenizer.pad_token_id), ("labels", -100), ("attention_mask", 0), ("mm_token_type_ids", 0)):
+    for name, pad in (
+        ("input_ids", tokenizer.pad_token_id),
+        ("labels", -100),
+        ("attention_mask", 0),
+        ("mm_token_type_ids", 0),
+    ):
         assert right[name][1, length:].eq(pad).all()
         assert left[name][1, :-length].eq(pad).all()
         assert torch.equal(right[name][1, :length], left[name][1, -length:])
@@ -121,7 +131,9 @@ def test_a_spawned_process_gives_the_same_batch(plugin, mapped) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_dataloader_workers(workers: int, plugin, mapped) -> None:
     plugin.collator()([mapped[0]])  # OpenMP runs in the parent before the fork
-    loader = DataLoader(mapped, batch_size=2, num_workers=workers, collate_fn=plugin.collator(), timeout=60 * bool(workers))
+    loader = DataLoader(
+        mapped, batch_size=2, num_workers=workers, collate_fn=plugin.collator(), timeout=60 * bool(workers)
+    )
     batches = list(loader)
     same(batches[0], plugin.collator()([mapped[0], mapped[1]]))
     same(batches[1], plugin.collator()([mapped[2], mapped[3]]))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_cases import chunk, encode, every_format, oracle, photo, pixels, png_with, raw_png
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
@@ -20,6 +19,7 @@ from mmdatasets.media import image as image_module
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.probe import probe_image
 from mmdatasets.options import MediaOptions
+from tests.media.image_cases import chunk, encode, every_format, oracle, photo, pixels, png_with, raw_png
 
 BACKENDS = ["pillow", "torchcodec", "auto"]
 FORMATS = every_format()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_cases import encode, every_orientation, exif, oracle, photo, png_with, xmp
 
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.orientation import read_orientation
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.webp import read_webp_header
 from mmdatasets.options import MediaOptions
+from tests.media.image_cases import encode, every_orientation, exif, oracle, photo, png_with, xmp
 
 ORIENTED = {
     (orientation, name): data for orientation in range(1, 9) for name, data in every_orientation(orientation).items()

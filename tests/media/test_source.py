@@ -17,13 +17,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from image_cases import encode, every_format, every_orientation, oracle, photo, pixels
 
 from mmdatasets.errors import MediaNotFoundError, MediaReferenceError
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source, open_source, to_stored
 from mmdatasets.options import MediaOptions
+from tests.media.image_cases import encode, every_format, every_orientation, oracle, photo, pixels
 
 DATA = encode(photo(), "PNG")
 PIXELS = oracle(DATA)

@@ -17,7 +17,9 @@ def test_runs_are_collapsed_and_counted() -> None:
     assert collapse_runs("plain", ()) == Expansion("plain", ())
 
 
-@given(st.lists(st.tuples(st.sampled_from(["<x>", "<y>"]), st.integers(1, 9), st.text("ab\n", min_size=1, max_size=3))))
+@given(
+    st.lists(st.tuples(st.sampled_from(["<x>", "<y>"]), st.integers(1, 9), st.text("ab\n", min_size=1, max_size=3)))
+)
 def test_collapsing_keeps_every_token(parts: list[tuple[str, int, str]]) -> None:
     text = "".join(token * count + separator for token, count, separator in parts)
     expansion = collapse_runs(text, ("<x>", "<y>"))

@@ -150,7 +150,9 @@ def test_one_sided_budget_moves_the_other_bound_along(low_side: bool, processor:
     assert size["shortest_edge"] <= size["longest_edge"]
 
 
-def test_the_processors_own_aspect_ratio_limit_names_the_row(processor: ProcessorMixin, image_file: ImageFactory) -> None:
+def test_the_processors_own_aspect_ratio_limit_names_the_row(
+    processor: ProcessorMixin, image_file: ImageFactory
+) -> None:
     plugin = auto_plugin(processor)
     good, bad = image_file(50, 50), image_file(201, 1)
     with pytest.raises(MediaProcessorError, match="absolute aspect ratio must be smaller than 200") as caught:
@@ -191,7 +193,9 @@ def test_labels_equal_the_published_generation_marks(
     processor = PROCESSORS[name]
     published = "qwen3_vl" if name == "qwen3_vl" else "qwen2_5_vl"
     with_marks = trl_template(f"{published}_training")
-    images = [image_file(90 + 40 * index, 60) for index in range(str(chat).count("<image>") + str(chat).count("'image'"))]
+    images = [
+        image_file(90 + 40 * index, 60) for index in range(str(chat).count("<image>") + str(chat).count("'image'"))
+    ]
     plugin = auto_plugin(processor, chat_template=with_marks if marked else trl_template(published))
     row = map_rows(plugin, [chat], [images])[0]
     expected = processor.apply_chat_template(
@@ -213,7 +217,9 @@ def test_labels_equal_the_published_generation_marks(
 @pytest.mark.parametrize("name", QWEN_FAMILIES)
 @settings(max_examples=20)
 @given(chat=chats())
-def test_labels_equal_the_published_marks_on_drawn_chats(name: str, chat, image_file: ImageFactory, trl_template) -> None:
+def test_labels_equal_the_published_marks_on_drawn_chats(
+    name: str, chat, image_file: ImageFactory, trl_template
+) -> None:
     messages, image_sizes = chat
     processor = PROCESSORS[name]
     images = [image_file(*size, seed=index) for index, size in enumerate(image_sizes)]

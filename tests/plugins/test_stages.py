@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from mmdatasets import MediaOptions, auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
-from mmdatasets.errors import CollateError, MediaDecodeError, MediaError, MMDatasetsError, PlaceholderError, UnknownPluginError
+from mmdatasets.errors import (
+    CollateError,
+    MediaDecodeError,
+    MediaError,
+    MMDatasetsError,
+    PlaceholderError,
+    UnknownPluginError,
+)
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
 from mmdatasets.testing.processors import build_processor
@@ -60,9 +67,10 @@ def test_attributes_on_the_processor_are_the_stages_budget(processor, image_file
     assert torch.equal(by_attribute["pixel_values"], by_option["pixel_values"])
     assert by_attribute["image_grid_thw"].prod() * 14 * 14 <= 110_000
     # The transform goes by its options alone.
-    assert plugin.transform({"messages": [chat], "images": [images]})["length"] != optioned.transform(
-        {"messages": [chat], "images": [images]}
-    )["length"]
+    assert (
+        plugin.transform({"messages": [chat], "images": [images]})["length"]
+        != optioned.transform({"messages": [chat], "images": [images]})["length"]
+    )
 
 
 def test_features_that_do_not_fit_name_the_row(processor, image_file) -> None:
