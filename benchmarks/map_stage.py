@@ -29,8 +29,6 @@ CASES = ("small", "large", "varied")
 
 
 def measure(case: str, dataset: Dataset, processor: ProcessorMixin, repeats: int) -> list[Result]:
-    plugin = auto_plugin(processor)
-    features = plugin.features(dataset.features)
     mapped: dict[str, Dataset] = {}
 
     def by_processor(row: dict[str, list[dict[str, str]]]) -> dict[str, list[int]]:
@@ -44,6 +42,8 @@ def measure(case: str, dataset: Dataset, processor: ProcessorMixin, repeats: int
         )
 
     def run_ours() -> None:
+        plugin = auto_plugin(processor)  # anew each time: it remembers the sizes that it has met
+        features = plugin.features(dataset.features)
         mapped["ours"] = dataset.map(plugin.transform, batched=True, features=features, load_from_cache_file=False)
 
     seconds = alternate({"processor.apply_chat_template": run_processor, "plugin.transform": run_ours}, repeats)
