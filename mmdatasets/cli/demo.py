@@ -1,0 +1,234 @@
+"""`mmdatasets demo`: photos and conversations become a tokenised dataset, a batch and a short training run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from mmdatasets.errors import MMDatasetsError
+from mmdatasets.options import MediaOptions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import ProcessorMixin
+
+    from mmdatasets.plugins.base import BasePlugin
+
+OFFLINE_FAMILY = "qwen2_vl"
+# Small photos keep the training of the demo quick: 256x256 pixels are at most 84 media tokens in Qwen2-VL.
+DEMO_MAX_PIXELS = 256 * 256
+SHOWN_LOSSES = 5
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "demo",
+        help="run the whole way from a JSONL file to a training batch, offline",
+        description=(
+            "Reads conversations with images from a JSONL file, maps them to token ids, labels and image sizes (no "
+            "image is decoded for that), shows one row and one batch, and saves the mapped dataset. Without "
+            "--processor it uses a small Qwen2-VL processor that comes with the package, and trains a tiny model "
+            "with random weights for a few steps. It needs no network and no GPU."
+        ),
+    )
+    parser.add_argument(
+        "--processor",
+        metavar="PATH_OR_NAME",
+        help="your model's processor: a folder made with save_pretrained, or a name on the Hugging Face Hub; "
+        "nothing is trained then",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE.jsonl",
+        type=Path,
+        help='your conversations, one JSON object a line: {"messages": [{"role": "user", "content": "<image>What is '
+        'this?"}, {"role": "assistant", "content": "A cat."}], "images": ["cat.jpg"]}; image paths are relative to '
+        "the file's folder (default: 14 conversations about 6 photos that come with the package)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("demo-output"),
+        help="folder for the mapped dataset; replaced if an earlier demo wrote it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", metavar="N", type=_positive, default=40, help="training steps, with 4 rows each (default: 40)"
+    )
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Runs the command.
+
+    Raises:
+        MMDatasetsError: The data, the processor or the output folder cannot be used.
+    """
+    from mmdatasets.cli.output import check_output, save_dataset
+    from mmdatasets.cli.rows import read_chat_jsonl
+    from mmdatasets.cli.tiny_training import check_can_train
+
+    output: Path = args.output
+    check_output(output)
+    if args.processor is None:
+        check_can_train()
+    if args.data is not None:
+        dataset = read_chat_jsonl(args.data)
+    else:
+        dataset = read_chat_jsonl(Path(str(resources.files("mmdatasets.testing"))) / "data" / "chat.jsonl")
+    processor = _load_processor(args.processor, console)
+    plugin = _plugin(processor, offline=args.processor is None)
+
+    _heading(console, "1. Map: conversations to token ids")
+    mapped = _map(plugin, dataset, console)
+    _heading(console, "2. One row")
+    _show_row(mapped, processor, console)
+    _heading(console, "3. One batch")
+    _show_batch(plugin, mapped, console)
+    _heading(console, "4. Train")
+    if args.processor is None:
+        _train(plugin, processor, mapped, args.steps, console)
+    else:
+        console.print("Skipped: the demo has a tiny model for its own processor only. Train yours with")
+        console.print(
+            "  Trainer(model, TrainingArguments(..., remove_unused_columns=False),\n"
+            "          train_dataset=mapped, data_collator=plugin.collator())",
+            markup=False,
+        )
+    _heading(console, "5. Save")
+    save_dataset(mapped, output)
+    console.print(f"The mapped dataset, images included, is in {output}. Load it with", markup=False)
+    console.print(f"  datasets.load_from_disk({str(output)!r})", markup=False)
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(Rule(text, align="left", characters="-"))
+
+
+def _load_processor(name: str | None, console: Console) -> ProcessorMixin:
+    if name is None:
+        from mmdatasets.testing import build_processor
+
+        return build_processor(OFFLINE_FAMILY)
+    from transformers import AutoProcessor, ProcessorMixin
+
+    # A name on the Hub is NAME or OWNER/NAME.
+    if not Path(name).is_dir() and (name.startswith((".", "~", os.sep)) or name.count("/") > 1):
+        raise MMDatasetsError("no such folder; expected one made with processor.save_pretrained", source=name)
+    console.print(f"Loading the processor {name} ...", markup=False)
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+    # What a wrong name raises depends on where the look-up ends: OSError, ValueError, KeyError, network errors, ...
+    except Exception as error:
+        raise MMDatasetsError(
+            f"cannot load a processor: {error}\nExpected a folder made with processor.save_pretrained, or a name on "
+            "the Hugging Face Hub.",
+            source=name,
+        ) from error
+    if not isinstance(processor, ProcessorMixin):
+        raise MMDatasetsError(
+            f"this is a {type(processor).__name__}, which takes no images; expected the processor of a vision model",
+            source=name,
+        )
+    return processor
+
+
+def _plugin(processor: ProcessorMixin, *, offline: bool) -> BasePlugin:
+    from mmdatasets import auto_plugin
+
+    options = MediaOptions(image_max_pixels=DEMO_MAX_PIXELS) if offline else MediaOptions()
+    return auto_plugin(processor, options=options)
+
+
+def _map(plugin: BasePlugin, dataset: Dataset, console: Console) -> Dataset:
+    images = sum(len(images) for images in dataset["images"])
+    console.print(
+        f"Conversations: {len(dataset)}, with {images} images. Processor: {type(plugin.processor).__name__}."
+    )
+    start = time.perf_counter()
+    mapped = dataset.map(
+        plugin.transform,
+        batched=True,
+        with_indices=True,  # errors name the row of the dataset
+        features=plugin.features(dataset.features),
+        desc="plugin.transform",
+    )
+    seconds = time.perf_counter() - start
+    tokens = sum(mapped["length"])
+    media = sum(item["num_tokens"] for items in mapped["media_info"] for item in items)
+    console.print(
+        f"Read {images} image headers, decoded no image: {seconds:.2f} s, {len(mapped) / seconds:,.0f} rows/s, "
+        "start-up included."
+    )
+    console.print(f"{tokens:,} tokens, {media:,} of them for images.")
+    return mapped
+
+
+def _show_row(mapped: Dataset, processor: ProcessorMixin, console: Console) -> None:
+    from mmdatasets.cli.render import render_row
+
+    # The first row with an image, where there is one: it shows most.
+    number = next((i for i, items in enumerate(mapped["media_info"]) if items), 0)
+    console.print(
+        Text("Row ")
+        .append(f"{number}. Text in ")
+        .append("[[ ]]", style="bold green")
+        .append(" is trained; the rest has the label -100. ")
+        .append("TOKEN x N", style="cyan")
+        .append(" stands for N equal tokens.")
+    )
+    console.print()
+    console.print(render_row(mapped[number], processor.tokenizer))
+
+
+def _show_batch(plugin: BasePlugin, mapped: Dataset, console: Console) -> None:
+    from mmdatasets.cli.render import batch_table
+    from mmdatasets.cli.tiny_training import BATCH_SIZE
+
+    rows = [mapped[i] for i in range(min(BATCH_SIZE, len(mapped)))]
+    batch = plugin.collator()(rows)
+    console.print(f"plugin.collator() on the first {len(rows)} rows; only now are images decoded:")
+    console.print()
+    console.print(batch_table(batch))
+
+
+def _train(plugin: BasePlugin, processor: ProcessorMixin, mapped: Dataset, steps: int, console: Console) -> None:
+    from mmdatasets.cli.render import IGNORED
+    from mmdatasets.cli.tiny_training import BATCH_SIZE, train
+    from mmdatasets.testing import build_model
+
+    if all(label == IGNORED for labels in mapped["labels"] for label in labels):
+        console.print("Skipped: no token has a label. Only what an assistant says is trained; no row has such a turn.")
+        return
+    model = build_model(OFFLINE_FAMILY, processor)
+    console.print(
+        f"transformers.Trainer, {type(model).__name__} with random weights "
+        f"({model.num_parameters() / 1e6:.1f} million parameters), {steps} steps of {BATCH_SIZE} rows:"
+    )
+    every = max(1, steps // SHOWN_LOSSES)
+
+    def on_step(step: int, loss: float) -> None:
+        if step in (1, steps) or step % every == 0:
+            console.print(f"  step {step:3d}  loss {loss:.3f}")
+
+    start = time.perf_counter()
+    losses = train(model, mapped, plugin.collator(), steps, on_step)
+    verb = "fell" if losses[-1] < losses[0] else "did not fall: it went"
+    console.print(f"loss {verb} from {losses[0]:.3f} to {losses[-1]:.3f} in {time.perf_counter() - start:.0f} s")

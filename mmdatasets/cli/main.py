@@ -1,0 +1,56 @@
+"""The console script `mmdatasets`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from mmdatasets._version import __version__
+from mmdatasets.cli import demo
+from mmdatasets.errors import MMDatasetsError
+
+EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 on wrong usage
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the argument parser with every command."""
+    parser = argparse.ArgumentParser(
+        prog="mmdatasets",
+        description="Turns chat data with images into training batches for vision language models.",
+        epilog="Exit status: 0 success, 1 an error in the data or the model's processor, 2 wrong usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"mmdatasets {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    demo.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: Arguments without the program's name; those of the process when `None`.
+
+    Returns:
+        The exit status: 0 success, 1 an error that the message explains, 130 interrupted.
+
+    Raises:
+        SystemExit: With 2 on wrong usage, with 0 after `--help` and `--version`.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args, Console(soft_wrap=True))
+    except MMDatasetsError as error:
+        # Paths and chat text may contain what rich would read as markup.
+        Console(stderr=True, soft_wrap=True).print(
+            Text("error: ", style="bold red").append(str(error), style="default")
+        )
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+    return EXIT_OK

@@ -1,0 +1,37 @@
+"""The benchmarks run, and find the same token ids and tensors on both sides."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.slow  # each starts an interpreter and imports torch and transformers
+@pytest.mark.parametrize(
+    ("script", "options", "contestants"),
+    [
+        ("map_stage.py", ["--rows", "3", "--large-rows", "1"], ["processor.apply_chat_template", "plugin.transform"]),
+        (
+            "collate_stage.py",
+            ["--sizes", "320x240", "200x500"],
+            ["processor(text, images)", "apply_chat_template", "plugin.collator"],
+        ),
+    ],
+)
+def test_benchmark(script, options, contestants):
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / script), "--repeats", "1", "--json", *options]
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths})
+    results = json.loads(done.stdout)
+    cases = list(dict.fromkeys(result["case"] for result in results))
+    assert [(result["case"], result["contestant"]) for result in results] == [
+        (case, contestant) for case in cases for contestant in contestants
+    ]
+    assert all(result["rate"] > 0 for result in results)

@@ -1,0 +1,41 @@
+"""The console script as a whole: help, version, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import mmdatasets
+from mmdatasets.cli.main import main
+
+
+def test_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "mmdatasets", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"mmdatasets {mmdatasets.__version__}\n"
+
+
+def test_help_loads_neither_torch_nor_transformers():
+    program = (
+        "import sys\n"
+        "from mmdatasets.cli.main import main\n"
+        "try:\n"
+        "    main(['demo', '--help'])\n"
+        "except SystemExit as exit:\n"
+        "    assert exit.code == 0\n"
+        "assert not {'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for option in ("--processor", "--data", "--output", "--steps"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--steps", "0"], ["demo", "--steps", "many"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "usage: mmdatasets" in capsys.readouterr().err

@@ -1,0 +1,41 @@
+"""Every Python block of README.md runs, in order, in one interpreter, and prints what the README shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+from mmdatasets.cli.main import main
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", flags=re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run_and_print_what_is_shown(tmp_path, monkeypatch):
+    blocks = BLOCK.findall(README.read_text("utf-8"))
+    assert len(blocks) >= 3
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for number, (code, shown) in enumerate(blocks, start=1):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, f"README.md, python block {number}", "exec"), namespace)
+        if shown:
+            assert printed.getvalue() == shown, f"python block {number}"
+
+
+def test_the_shown_output_of_the_demo_is_real(tmp_path, monkeypatch, capsys):
+    """All but what differs between machines and runs: losses, times, and the width of the rules."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    shown = re.search(r"^```text\n(1\. Map.*?)^```$", README.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert _stable(capsys.readouterr().out) == _stable(shown[1])
+
+
+def _stable(text: str) -> list[str]:
+    text = re.sub(r"\d+\.\d+|[\d,]+(?= rows/s)|\d+(?= s$)", "N", text, flags=re.MULTILINE)
+    text = re.sub(r"-{10,}$", "-", text, flags=re.MULTILINE)
+    return [line.rstrip() for line in text.strip().splitlines()]
