@@ -38,12 +38,13 @@ class Conversation:
     images: list[ImageReference] = field(default_factory=list)
 
 
-def normalise(messages: object, images: Sequence[ImageReference] = ()) -> Conversation:
+def normalise(messages: object, images: Sequence[ImageReference] | None = ()) -> Conversation:
     """Brings one row into the form that the chat template takes.
 
     Placeholders (`<image>`) in text and image parts without a reference of their own stand for the items of `images`,
     in order. Which placeholders are meant is decided by counting, never guessed:
 
+    0. without an image column at all, `<image>` outside of answers is refused: the column has another name, say;
     1. if the image parts alone match the number of images, `<image>` in text is just text;
     2. else if parts and placeholders of all messages together match, each placeholder is an image;
     3. else if those outside of assistant turns match, the ones in answers are just text;
@@ -51,7 +52,7 @@ def normalise(messages: object, images: Sequence[ImageReference] = ()) -> Conver
 
     Args:
         messages: Mappings with `role` and `content`, the content a string or a list of parts.
-        images: The row's image column.
+        images: The row's image column; `None` where the dataset has none.
 
     Raises:
         ConversationError: If `messages` has another shape.
@@ -64,6 +65,9 @@ def normalise(messages: object, images: Sequence[ImageReference] = ()) -> Conver
     cleaned = [_clean_message(message, index) for index, message in enumerate(messages)]
     parts = [part for message in cleaned for part in _parts(message)]
     num_free_parts = sum(part["type"] == "image" and "image" not in part for part in parts)
+    if images is None:
+        _refuse_placeholders(cleaned)
+        images = ()
     roles = _placeholder_roles(cleaned, num_free_parts, len(images))
     supply = iter(images)
     ordered: list[ImageReference] = []
@@ -125,6 +129,15 @@ def _count_placeholders(message: Message) -> int:
     if isinstance(content, str):
         return len(_SPLITTER.findall(content))
     return sum(len(_SPLITTER.findall(str(part["text"]))) for part in _parts(message) if part["type"] == "text")
+
+
+def _refuse_placeholders(messages: Sequence[Message]) -> None:
+    found = sum(_count_placeholders(message) for message in messages if message["role"] != "assistant")
+    if found:
+        raise PlaceholderError(
+            f"the text has {found} {PLACEHOLDERS['image']!r}, but the rows have no column with images: name it with "
+            "images_column=..., or give each row an empty list of images where the text is meant literally"
+        )
 
 
 def _placeholder_roles(messages: Sequence[Message], num_parts: int, num_images: int) -> frozenset[str]:

@@ -64,6 +64,7 @@ class MultimodalCollator:
         sequences["attention_mask"] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
         if all(row.get(LABELS) is not None for row in rows):
             sequences[LABELS] = [_token_list(row, LABELS, index) for index, row in enumerate(rows)]
+            _check_lengths(sequences[INPUT_IDS], sequences[LABELS])
         images = [_images(row) for row in rows]
         if self.ensure_media and not any(images):
             self._add_blank_image(sequences, images)
@@ -119,6 +120,16 @@ def _token_list(row: Mapping[str, object], column: str, index: int) -> list[int]
             row=f"{index} of the batch",
         )
     return value.tolist() if hasattr(value, "tolist") else list(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _check_lengths(batch_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> None:
+    for index, (ids, targets) in enumerate(zip(batch_ids, labels, strict=True)):
+        if len(ids) != len(targets):
+            raise CollateError(
+                f"{len(ids)} input_ids but {len(targets)} labels: do not cut one of them after the map "
+                "(max_length=None in SFTConfig)",
+                row=f"{index} of the batch",
+            )
 
 
 def _images(row: Mapping[str, object]) -> list[ImageReference]:

@@ -158,6 +158,14 @@ def to_stored(reference: object) -> StoredMedia:  # noqa: PLR0911 - one for each
     raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
 
 
+def resolve_stored(stored: StoredMedia, media_root: str | None) -> StoredMedia:
+    """Makes a relative local path absolute by `MediaOptions.media_root`, which the reference then no longer needs."""
+    path = stored["path"]
+    if media_root is None or path is None or stored["bytes"] is not None or _URL.match(path):
+        return stored
+    return StoredMedia(bytes=None, path=os.path.abspath(os.path.join(media_root, path)))  # noqa: PTH100, PTH118
+
+
 def is_file(value: object) -> TypeGuard[BinaryIO]:
     """Whether a value is a file object, as far as reading goes."""
     return callable(getattr(value, "read", None))

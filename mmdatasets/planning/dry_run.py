@@ -87,7 +87,7 @@ class ProcessorRunner:
         )
         # Some processors take settings of the whole processor beside those of the modality.
         for modality in MODALITIES:
-            wanted = _named_parameters(type(self.processor), modality)
+            wanted = _named_parameters(type(self.processor), modality)  # type: ignore[arg-type]
             group = merged.setdefault(_KWARGS_GROUP[modality], {})
             for name in wanted & (merged.keys() | merged.get("text_kwargs", {}).keys()):
                 group[name] = merged[name] if name in merged else merged["text_kwargs"][name]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from datasets import Features
@@ -20,23 +20,23 @@ from mmdatasets.errors import MediaError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
+from mmdatasets.plugins.hooks import FamilyHooks
 from mmdatasets.transforms.batches import Batch, BatchReader, store_images, write_batch
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.tokenise import Edit, tokenise_rows
-from mmdatasets.types import Expansion, ImageInfo, Modality
+from mmdatasets.transforms.tokenise import tokenise_rows
+from mmdatasets.types import Expansion, Modality
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
     from mmdatasets.types import ImageReference
 
 _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin:
+class BasePlugin(FamilyHooks):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin after its construction.
 
     Attributes:
@@ -54,13 +54,6 @@ class BasePlugin:
         images_column: Column with the images.
         family: Name that the plugin was made by.
     """
-
-    default_chat_template: ClassVar[str | None] = None
-    """Chat template for families whose checkpoints come without one."""
-    delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {}
-    """The tokens directly around an expansion that belong to its media span."""
-    processor_sizes_images: ClassVar[bool] = False
-    """Whether `processor_kwargs` turns the pixel budget into the processor's own arguments."""
 
     image_token: str | None = None
     video_token: str | None = None
@@ -86,74 +79,6 @@ class BasePlugin:
                     f"{modality}_token={given!r} is not the token of {kind}, which is {own!r}; leave it out to use "
                     "the processor's own"
                 )
-
-    # ---------------------------------------------------------------------------------------------- family hooks
-
-    def processor_kwargs(
-        self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
-    ) -> dict[Modality, ProcessorKwargs]:
-        """The processor's own size arguments for a pixel budget, where it has such arguments."""
-        return {}
-
-    def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
-        """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
-        return runner.plan_image(info.width, info.height)
-
-    def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
-        """The last step of `get_mm_inputs`: adds what depends on the token ids.
-
-        Args:
-            engine: The processor at work.
-            inputs: What `process_images` made.
-            batch_ids: Token ids of each row; may be empty.
-        """
-        return {**inputs, **self.sequence_inputs(engine, batch_ids)} if batch_ids else inputs
-
-    def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The collator's last step, with everything padded and `labels` at hand."""
-        return batch
-
-    def sequence_inputs(self, engine: Engine, batch_ids: Sequence[Sequence[int]]) -> dict[str, list[list[int]]]:
-        """What the model takes beside `input_ids`, one value for each token.
-
-        Args:
-            engine: The processor at work.
-            batch_ids: Token ids of each row.
-
-        Returns:
-            Name -> one list for each row, as long as the row's ids.
-        """
-        if not engine.runner.returns_token_types:
-            return {}
-        processor = engine.runner.processor
-        names = processor.model_input_names
-        # Gemma's processors return them under the older name.
-        renamed = "mm_token_type_ids" not in names and "token_type_ids" in names
-        types = processor.create_mm_token_type_ids([list(ids) for ids in batch_ids])
-        return {"token_type_ids" if renamed else "mm_token_type_ids": types}
-
-    def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
-        """What the family's processor changes in the rendered text before it replaces the placeholders."""
-        return ()
-
-    def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
-        """The expansion of a row's item number `index`, for families that number their items in the text."""
-        return expansion
-
-    def process_images(
-        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
-    ) -> tuple[dict[str, object], list[Expansion]]:
-        """Runs the processor on a batch's images.
-
-        Args:
-            engine: The processor at work.
-            images: `torch.uint8` tensors `(3, height, width)`, at least one.
-            lengths: How many of them belong to each row.
-
-        Returns:
-            What the model takes, by name, and what each image becomes in the text.
-        """
-        return engine.runner.process_images(images)
 
     # ------------------------------------------------------------------------------------------ the three stages
 
@@ -293,7 +218,7 @@ class BasePlugin:
         for chat, images, name in zip(chats, media, names, strict=True):
             try:
                 conversation = normalise(chat, images)
-                stored.append(store_images(conversation.images, self.images_column))
+                stored.append(store_images(conversation.images, self.images_column, self.options.media_root))
             except MMDatasetsError as error:
                 raise error.at(row=name) from error.__cause__
             conversations.append(conversation)

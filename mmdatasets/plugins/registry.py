@@ -143,4 +143,4 @@ def auto_plugin(processor: ProcessorMixin | PreTrainedTokenizerBase, **fields: o
     """
     known = {kind: name for name, family in _FAMILIES.items() for kind in family.processors}
     names = (known[kind.__name__] for kind in type(processor).__mro__ if kind.__name__ in known)
-    return get_mm_plugin(next(names, "generic"), processor=processor, **fields)
+    return get_mm_plugin(next(names, "generic"), processor=processor, **fields)  # type: ignore[arg-type]

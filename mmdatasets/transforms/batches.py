@@ -13,7 +13,7 @@ from datasets.formatting.formatting import LazyBatch
 
 from mmdatasets.errors import ConversationError, MediaReferenceError
 from mmdatasets.features import IMAGES, INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, tokenised_features
-from mmdatasets.media.source import to_stored
+from mmdatasets.media.source import resolve_stored, to_stored
 
 if TYPE_CHECKING:
     from mmdatasets.transforms.tokenise import TokenisedRow
@@ -58,10 +58,10 @@ class BatchReader:
             return values
         return list(self.batch[column])
 
-    def media(self, column: str, num_rows: int) -> list[list[ImageReference]]:
-        """The references in a media column: one list for each row, empty without column or value."""
+    def media(self, column: str, num_rows: int) -> list[list[ImageReference]] | list[None]:
+        """The references in a media column: one list for each row, empty without value; `None` without column."""
         if column not in self.column_names:
-            return [[] for _ in range(num_rows)]
+            return [None] * num_rows
         table = self.table
         values = self.batch[column] if table is None else table[column].to_pylist()
         return [_as_list(value) for value in values]
@@ -74,8 +74,14 @@ def _as_list(value: object) -> list[ImageReference]:
     return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
 
 
-def store_images(images: Sequence[ImageReference], column: str) -> list[StoredMedia]:
+def store_images(images: Sequence[ImageReference], column: str, media_root: str | None = None) -> list[StoredMedia]:
     """A row's image references as Arrow keeps them.
+
+    Args:
+        images: The references.
+        column: Their column, for errors.
+        media_root: Directory that relative paths are resolved against. It becomes part of them, as `datasets` resolves
+            relative paths against the working directory when it embeds files.
 
     Raises:
         MediaReferenceError: If one has no supported form. Names column and index.
@@ -83,7 +89,7 @@ def store_images(images: Sequence[ImageReference], column: str) -> list[StoredMe
     stored = []
     for index, reference in enumerate(images):
         try:
-            stored.append(to_stored(reference))
+            stored.append(resolve_stored(to_stored(reference), media_root))
         except MediaReferenceError as error:
             raise error.at(column=column, index=index) from error.__cause__
     return stored

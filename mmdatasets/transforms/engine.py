@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -61,13 +61,16 @@ class Engine:
         return [token for token in {*special, *self.runner.placeholders.values()} if token not in allowed]
 
     @cached_property
-    def _media_ids(self) -> np.ndarray:
+    def _media_ids(self) -> tuple[int, ...]:
         tokens = [self.runner.image_token] if "image" in self.runner.placeholders else []
-        return np.array(self.tokenizer.convert_tokens_to_ids(tokens), dtype=np.int32)
+        return tuple(self.tokenizer.convert_tokens_to_ids(tokens))
 
     def is_media_token(self, ids: np.ndarray) -> np.ndarray:
         """Boolean mask, of the same shape, of the media tokens among token ids."""
-        return np.isin(ids, self._media_ids)
+        mask = np.zeros(ids.shape, dtype=bool)
+        for token_id in self._media_ids:  # a handful: quicker than np.isin
+            mask |= ids == token_id
+        return mask
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -110,7 +113,8 @@ class Engine:
         alone = self.template.render([{"role": "user", "content": [mark]}]).text.partition(_MARK)[0]
         text = self.template.render([{"role": "user", "content": [part, mark]}]).text.partition(_MARK)[0]
         # What the part added stands before the text's mark, after what both renderings begin with.
-        added = text[len(os.path.commonprefix([alone, text])) :]
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(alone, text, strict=False)))
+        added = text[same:]
         before, _, after = added.partition(self.runner.placeholders["image"])
         return before, after
 

@@ -92,7 +92,10 @@ def test_dropped_media_columns_name_the_setting(plugin, mapped) -> None:
 def test_truncated_rows_are_refused(plugin, mapped) -> None:
     row = dict(mapped[1])
     row["input_ids"] = row["input_ids"][:20]
-    with pytest.raises(CollateError, match="max_length=None"):
+    with pytest.raises(CollateError, match=r"20 input_ids but \d+ labels.*max_length=None"):
+        plugin.collator()([row])
+    row["labels"] = row["labels"][:20]
+    with pytest.raises(CollateError, match=r"its 2 image\(s\) make 10 features.*max_length=None"):
         plugin.collator()([row])
 
 

@@ -104,7 +104,7 @@ def test_video_and_audio_are_refused_clearly(processor) -> None:
 def test_a_stage_without_processor_says_so() -> None:
     with pytest.raises(MMDatasetsError, match="processor"):
         get_mm_plugin("qwen2_vl").process_messages(CHAT, [], [], [], None)
-    with pytest.raises(MMDatasetsError, match=r"get_mm_plugin\('qwen2_vl', processor=processor\)"):
+    with pytest.raises(MMDatasetsError, match=r"get_mm_plugin\(\.\.\., processor=processor\)"):
         get_mm_plugin("qwen2_vl").transform({"messages": [CHAT[1:]]})
 
 
@@ -130,8 +130,7 @@ def test_text_only_models_work_and_refuse_images(image_file) -> None:
 
 @dataclass(eq=False)
 class ThirdPartyPlugin(Qwen2VLPlugin):
-    name = "third_party"
-    processor_classes = ()
+    """Overrides nothing."""
 
 
 def test_a_third_partys_plugin_registers(image_file) -> None:
@@ -145,7 +144,7 @@ def test_a_third_partys_plugin_registers(image_file) -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UnknownPluginError, match="'qwen9_vl'; known: base, generic, qwen2_5_vl, qwen2_vl, qwen3_vl"):
+    with pytest.raises(UnknownPluginError, match=r"'qwen9_vl'; known: base, .*generic, .*qwen2_5_vl, .*qwen3_vl"):
         get_mm_plugin("qwen9_vl")
 
 

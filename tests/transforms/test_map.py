@@ -153,12 +153,26 @@ def test_limits_and_protocols_are_refused_at_map(image_file) -> None:
         plugin.transform({"messages": [chat()], "images": [["http://127.0.0.1:9/a.jpg"]]})
 
 
-def test_media_root_resolves_relative_paths(image_file) -> None:
+def test_media_root_resolves_relative_paths(image_file, tmp_path, monkeypatch) -> None:
     path = image_file(60, 60)
-    plugin = auto_plugin(build_processor("qwen2_vl"), options=MediaOptions(media_root=str(path.parent)))
-    result = plugin.transform({"messages": [chat()], "images": [[path.name]]})
-    assert result["images"][0][0]["path"] == path.name
-    assert plugin.collator()([{name: column[0] for name, column in result.items()}])["pixel_values"].shape[0] == 16
+    monkeypatch.chdir(path.parent.parent)
+    for root in (str(path.parent), path.parent.name):
+        plugin = auto_plugin(build_processor("qwen2_vl"), options=MediaOptions(media_root=root))
+        dataset = datasets.Dataset.from_dict({"messages": [chat()], "images": [[path.name]]})
+        mapped = dataset.map(plugin.transform, batched=True, features=plugin.features(dataset.features))
+        assert mapped[0]["images"][0]["path"] == str(path)
+        assert plugin.collator()([mapped[0]])["pixel_values"].shape[0] == 16
+        mapped.save_to_disk(tmp_path / root.replace("/", "_"))  # embeds the file, which it must find
+
+
+def test_placeholders_without_an_image_column_are_refused(plugin) -> None:
+    with pytest.raises(PlaceholderError, match=r"row 0 of the batch: the text has 1 '<image>'.*images_column="):
+        plugin.transform({"messages": [chat()], "photos": [["a.jpg"]]})
+    row = plugin.transform({"messages": [chat()], "images": [[]]})
+    assert row["media_info"] == [[]]
+    plugin.transform(
+        {"messages": [[{"role": "user", "content": "How?"}, {"role": "assistant", "content": "<image>"}]]}
+    )
 
 
 # ------------------------------------------------------------------------------------------------- fingerprints

@@ -1,0 +1,96 @@
+"""What a family may say of itself. The defaults ask its processor; a family with a deviation overrides one hook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from mmdatasets.options import MediaOptions
+from mmdatasets.transforms.engine import Engine
+from mmdatasets.types import Expansion, ImageInfo, Modality
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+    from mmdatasets.collate.collator import MediaInputs
+    from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
+    from mmdatasets.transforms.tokenise import Edit
+
+
+class FamilyHooks:
+    """The data and hooks of a family."""
+
+    default_chat_template: ClassVar[str | None] = None
+    """Chat template for families whose checkpoints come without one."""
+    delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {}
+    """The tokens directly around an expansion that belong to its media span."""
+    processor_sizes_images: ClassVar[bool] = False
+    """Whether `processor_kwargs` turns the pixel budget into the processor's own arguments."""
+
+    def processor_kwargs(
+        self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
+    ) -> dict[Modality, ProcessorKwargs]:
+        """The processor's own size arguments for a pixel budget, where it has such arguments."""
+        return {}
+
+    def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
+        """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
+        return runner.plan_image(info.width, info.height)
+
+    def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
+        """The last step of `get_mm_inputs`: adds what depends on the token ids.
+
+        Args:
+            engine: The processor at work.
+            inputs: What `process_images` made.
+            batch_ids: Token ids of each row; may be empty.
+        """
+        return {**self.sequence_inputs(engine, batch_ids), **inputs} if batch_ids else inputs
+
+    def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The collator's last step, with everything padded and `labels` at hand."""
+        return batch
+
+    def sequence_inputs(self, engine: Engine, batch_ids: Sequence[Sequence[int]]) -> dict[str, list[list[int]]]:
+        """What the model takes beside `input_ids`, one value for each token.
+
+        Args:
+            engine: The processor at work.
+            batch_ids: Token ids of each row.
+
+        Returns:
+            Name -> one list for each row, as long as the row's ids.
+        """
+        if not engine.runner.returns_token_types:
+            return {}
+        processor = engine.runner.processor
+        names = processor.model_input_names
+        # Gemma's processors return them under the older name.
+        renamed = "mm_token_type_ids" not in names and "token_type_ids" in names
+        types = processor.create_mm_token_type_ids([list(ids) for ids in batch_ids])
+        return {"token_type_ids" if renamed else "mm_token_type_ids": types}
+
+    def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
+        """What the family's processor changes in the rendered text before it replaces the placeholders."""
+        return ()
+
+    def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
+        """The expansion of a row's item number `index`, for families that number their items in the text."""
+        return expansion
+
+    def process_images(
+        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+    ) -> tuple[dict[str, object], list[Expansion]]:
+        """Runs the processor on a batch's images.
+
+        Args:
+            engine: The processor at work.
+            images: `torch.uint8` tensors `(3, height, width)`, at least one.
+            lengths: How many of them belong to each row.
+
+        Returns:
+            What the model takes, by name, and what each image becomes in the text.
+        """
+        return engine.runner.process_images(images)
