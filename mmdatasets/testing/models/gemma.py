@@ -42,7 +42,10 @@ def _gemma3(processor: ProcessorMixin) -> PreTrainedModel:
         eoi_token_index=tokenizer.eoi_token_id,
         image_token_index=tokenizer.image_token_id,
     )
-    return transformers.Gemma3ForConditionalGeneration(config)
+    built = transformers.Gemma3ForConditionalGeneration(config)
+    # The projection begins at zero, and then no pixel reaches the answer.
+    nn.init.normal_(built.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
+    return built
 
 
 class _PoolingTower(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import transformers
+from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmdatasets.testing.models.registry import VISION_SIZE, model, text_settings, token_ids, tower_settings
@@ -29,7 +30,11 @@ def _mllama(processor: ProcessorMixin) -> PreTrainedModel:
     config = transformers.MllamaConfig(
         text_config=text, vision_config=vision, image_token_index=processor.image_token_id
     )
-    return transformers.MllamaForConditionalGeneration(config)
+    built = transformers.MllamaForConditionalGeneration(config)
+    for name, parameter in built.named_parameters():
+        if name.endswith("gate"):
+            nn.init.ones_(parameter)  # gates begin shut, and then no pixel reaches the answer
+    return built
 
 
 @model("llama4")
