@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmdatasets.testing.media import cut_pixel_data, encode_image, make_image, write_image
     from mmdatasets.testing.models import build_model, list_models
-    from mmdatasets.testing.processors import build_processor, list_processors, read_chat_template
+    from mmdatasets.testing.processors import (
+        ProcessorSpec,
+        build_processor,
+        get_spec,
+        list_processors,
+        read_chat_template,
+    )
     from mmdatasets.testing.tokenizer import build_tokenizer
 
 # Resolved at first use: whoever only wants an image file does not wait for transformers.
 _EXPORTS = {
+    "ProcessorSpec": "mmdatasets.testing.processors",
     "build_model": "mmdatasets.testing.models",
     "build_processor": "mmdatasets.testing.processors",
     "build_tokenizer": "mmdatasets.testing.tokenizer",
     "cut_pixel_data": "mmdatasets.testing.media",
     "encode_image": "mmdatasets.testing.media",
+    "get_spec": "mmdatasets.testing.processors",
     "list_models": "mmdatasets.testing.models",
     "list_processors": "mmdatasets.testing.processors",
     "make_image": "mmdatasets.testing.media",
@@ -26,11 +34,13 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "ProcessorSpec",
     "build_model",
     "build_processor",
     "build_tokenizer",
     "cut_pixel_data",
     "encode_image",
+    "get_spec",
     "list_models",
     "list_processors",
     "make_image",

@@ -2,39 +2,80 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from mmdatasets.testing import build_processor, list_processors, make_image
+from mmdatasets.testing import build_processor, get_spec, list_processors
+from mmdatasets.types import MODALITIES
+from tests.testing.families import encode, make_media
 
 NAMES = list_processors()
+KINDS = [(name, kind) for name in NAMES for kind in get_spec(name).modalities]
+
+# Tokens that one item becomes, as the model cards and papers count them: a tower's patches after merging, per tile.
+PUBLISHED_COUNTS = {
+    ("gemma3", "image"): 256,
+    ("gemma3n", "audio"): 188,
+    ("gemma3n", "image"): 256,
+    ("llama4", "image"): 144,
+    ("llava", "image"): 576,
+    ("mllama", "image"): 1,
+    ("paligemma", "image"): 256,
+    ("video_llava", "image"): 256,
+    ("video_llava", "video"): 4 * 257,
+}
+
+# Where the token that marks an item in the prompt is not the one that is repeated.
+REPEATED_TOKENS = {"gemma3": "<image_soft_token>", "llama4": "<|patch|>"}
 
 # What the checkpoints' preprocessor_config.json say: pixels (least, most), patch size, normalisation mean.
 CLIP_MEAN = pytest.approx([0.48145466, 0.4578275, 0.40821073])
-PUBLISHED = {
+PUBLISHED_PIXELS = {
     "qwen2_vl": (3136, 12845056, 14, CLIP_MEAN),
     "qwen2_5_vl": (3136, 12845056, 14, CLIP_MEAN),
+    "qwen2_5_omni": (3136, 12845056, 14, CLIP_MEAN),
     "qwen3_vl": (65536, 16777216, 16, [0.5, 0.5, 0.5]),
+    "qwen3_omni_moe": (3136, 12845056, 16, [0.5, 0.5, 0.5]),
 }
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(KeyError, match=r"qwen9_vl.*qwen2_vl"):
-        build_processor("qwen9_vl")
+    for function in (build_processor, get_spec):
+        with pytest.raises(KeyError, match=r"qwen9_vl.*qwen2_vl"):
+            function("qwen9_vl")
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_spec_is_true(name):
+    spec, processor = get_spec(name), build_processor(name)
+    assert spec.name == name
+    assert "/" in spec.checkpoint
+    assert list(spec.modalities) == [kind for kind in MODALITIES if kind in spec.modalities]
+    parts = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
+    has = [kind for kind, part in parts.items() if getattr(processor, part, None) is not None]
+    assert has == list(spec.modalities)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PIXELS)
 def test_image_settings_are_the_published_ones(name):
     images = build_processor(name).image_processor
     settings = (images.size["shortest_edge"], images.size["longest_edge"], images.patch_size, list(images.image_mean))
-    assert settings == PUBLISHED[name]
+    assert settings == PUBLISHED_PIXELS[name]
     assert (images.merge_size, images.temporal_patch_size) == (2, 2)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_media_tokens_are_special_and_single(name):
+@pytest.mark.parametrize(("name", "kind"), PUBLISHED_COUNTS)
+def test_an_item_becomes_the_published_number_of_tokens(name, kind):
     processor = build_processor(name)
-    for token in (processor.image_token, processor.video_token):
-        ids = processor.tokenizer(token)["input_ids"]
-        assert ids == [processor.tokenizer.convert_tokens_to_ids(token)]
-        assert token in processor.tokenizer.all_special_tokens
+    token = REPEATED_TOKENS.get(name) or getattr(processor, f"{kind}_token")
+    ids = encode(name, processor, kind, [make_media(kind, 1)])["input_ids"]
+    assert (ids == processor.tokenizer.convert_tokens_to_ids(token)).sum() == PUBLISHED_COUNTS[name, kind]
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_media_tokens_are_special_and_single(name, kind):
+    processor = build_processor(name)
+    token = getattr(processor, f"{kind}_token")
+    ids = processor.tokenizer(token, add_special_tokens=False)["input_ids"]
+    assert ids == [processor.tokenizer.convert_tokens_to_ids(token)]
+    assert token in processor.tokenizer.all_special_tokens
 
 
 @pytest.mark.parametrize(
@@ -54,13 +95,22 @@ def test_plain_added_tokens_are_those_of_the_generation(name, present, absent):
         assert len(tokenizer(token)["input_ids"]) > 1
 
 
-def test_each_call_builds_another_processor():
-    first, second = build_processor("qwen2_vl"), build_processor("qwen2_vl")
-    first.image_processor.size["longest_edge"] = 1
-    first.tokenizer.add_tokens(["<new>"])
-    assert second.image_processor.size["longest_edge"] == 12845056
-    assert "<new>" not in second.tokenizer.get_vocab()
-    assert build_processor("qwen2_vl").image_processor.size["longest_edge"] == 12845056
+@pytest.mark.parametrize("name", NAMES)
+def test_each_call_builds_another_processor(name):
+    changed = build_processor(name)
+    part = changed.image_processor if "image" in get_spec(name).modalities else changed.feature_extractor
+    before = part.to_dict()
+    changed.tokenizer.add_tokens(["<new>"])
+    for value in vars(part).values():
+        if isinstance(value, dict):
+            value.clear()
+        elif isinstance(value, list):
+            value.append(None)
+
+    fresh = build_processor(name)
+    part = fresh.image_processor if "image" in get_spec(name).modalities else fresh.feature_extractor
+    assert part.to_dict() == before
+    assert "<new>" not in fresh.tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,14 +120,16 @@ def test_a_saved_processor_loads_as_the_same(name, tmp_path):
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is type(processor)
     assert loaded.chat_template == processor.chat_template
-    assert loaded.image_processor.to_dict() == processor.image_processor.to_dict()
-    assert loaded.video_processor.to_dict() == processor.video_processor.to_dict()
+    for kind in get_spec(name).modalities:
+        first, second = (encode(name, each, kind, [make_media(kind, 1)]) for each in (processor, loaded))
+        assert_equal(first, second)
 
-    conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "<think> What?"}]}]
-    outputs = []
-    for each in (processor, loaded):
-        text = each.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        outputs.append(each(text=[text], images=[make_image(200, 120)], return_tensors="pt"))
-    assert set(outputs[0]) == set(outputs[1])
-    for key in outputs[0]:
-        assert torch.equal(outputs[0][key], outputs[1][key]), key
+
+def assert_equal(first, second):
+    assert set(first) == set(second)
+    for key, value in first.items():
+        if torch.is_tensor(value):
+            assert value.dtype == second[key].dtype, key
+            assert torch.equal(value, second[key]), key
+        else:
+            assert value == second[key], key

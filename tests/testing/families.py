@@ -1,0 +1,74 @@
+"""Conversations and media in the form in which transformers' own processors take them."""
+
+import numpy as np
+import torch
+
+from mmdatasets.testing import make_image
+
+SAMPLING_RATE = 16000
+FRAMES = 4
+
+# Their processors take no metadata: they neither sample frames nor write times.
+WITHOUT_METADATA = ("internvl", "llava_next_video", "video_llava")
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+def question(kind, count):
+    """A user turn with so many media items of a kind, and its answer."""
+    return [
+        turn("user", [{"type": kind}] * count + [text("What is this?")]),
+        turn("assistant", [text("Shapes.")]),
+    ]
+
+
+def make_media(kind, count, seed=0):
+    """Items that differ from one another and with the seed."""
+    if kind == "image":
+        return [make_image(200 + 60 * index, 120, seed=seed + index) for index in range(count)]
+    rng = np.random.default_rng(seed)
+    if kind == "audio":
+        return [rng.normal(scale=0.1, size=(index + 1) * SAMPLING_RATE).astype("float32") for index in range(count)]
+    return [torch.from_numpy(rng.integers(0, 255, (FRAMES, 3, 96, 128), dtype=np.uint8)) for _ in range(count)]
+
+
+def media_arguments(name, kind, rows):
+    """The processor's keyword arguments for rows of media of one kind."""
+    if not any(rows):
+        return {}
+    if kind == "image":
+        return {"images": [list(row) for row in rows]}
+    items = [item for row in rows for item in row]
+    if kind == "audio":
+        return {"audio": items, "audio_kwargs": {"sampling_rate": SAMPLING_RATE}}
+    if name in WITHOUT_METADATA:
+        return {"videos": items}
+    metadata = {
+        "fps": 2.0,
+        "duration": FRAMES / 2,
+        "total_num_frames": FRAMES,
+        "frames_indices": list(range(FRAMES)),
+        "width": 128,
+        "height": 96,
+    }
+    settings = {"do_sample_frames": False, "video_metadata": [dict(metadata) for _ in items]}
+    return {"videos": items, "videos_kwargs": settings}
+
+
+def encode(name, processor, kind, rows):
+    """The processor's own batch: each row is its media, a question and an answer."""
+    texts = [processor.apply_chat_template(question(kind, len(row)), tokenize=False) for row in rows]
+    batch = processor(
+        text=texts, return_tensors="pt", text_kwargs={"padding": True}, **media_arguments(name, kind, rows)
+    )
+    # Llama 4's processor gives bfloat16, and the tiny models are in float32.
+    return {
+        key: value.float() if torch.is_tensor(value) and value.dtype == torch.bfloat16 else value
+        for key, value in batch.items()
+    }
