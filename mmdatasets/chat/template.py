@@ -105,10 +105,14 @@ class ChatTemplate:
 
 
 def _with_sentinel(message: Message) -> Message:
+    """The message with a mark where its text begins."""
     content = message.get("content")
-    if isinstance(content, list):
-        return {**message, "content": [{"type": "text", "text": _SENTINEL}, *content]}
-    return {**message, "content": f"{_SENTINEL}{content or ''}"}
+    if not isinstance(content, list):
+        return {**message, "content": f"{_SENTINEL}{content or ''}"}
+    first = next((index for index, part in enumerate(content) if part["type"] == "text"), len(content))
+    text = content[first]["text"] if first < len(content) else ""
+    marked = {"type": "text", "text": f"{_SENTINEL}{text}"}
+    return {**message, "content": [*content[:first], marked, *content[first + 1 :]]}
 
 
 def _cannot_locate(edge: str, index: int) -> str:

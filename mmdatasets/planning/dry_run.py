@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from mmdatasets.errors import MediaProcessorError
-from mmdatasets.types import MODALITIES, Expansion, Modality
+from mmdatasets.types import MODALITIES, Expansion, ImageInfo, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -119,13 +119,13 @@ class ProcessorRunner:
 
         It is the added token that a medium-sized image's expansion has most of.
         """
-        text = self._dry_run(_REFERENCE_SIDE, _REFERENCE_SIDE)
+        text = self._dry_run([ImageInfo(_REFERENCE_SIDE, _REFERENCE_SIDE)])[0]
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
         found = Counter(re.findall("|".join(map(re.escape, sorted(added, key=len, reverse=True))), text))
         return found.most_common(1)[0][0] if found else self.placeholders["image"]
 
     def plan_image(self, width: int, height: int) -> Expansion:
-        """What an image of this size becomes in the text, found without decoding or resizing anything.
+        """What an image of this size, alone in its row, becomes in the text.
 
         Args:
             width: Pixels.
@@ -134,38 +134,44 @@ class ProcessorRunner:
         Raises:
             MediaProcessorError: If the processor refuses an image of this size.
         """
-        return collapse_runs(self._dry_run(width, height), self.image_token)
+        return self.plan_images([ImageInfo(width, height)])[0]
 
-    def _dry_run(self, width: int, height: int) -> str:
-        # A meta tensor has a shape and no data. Processors that need data get a blank image of the size instead.
+    def plan_images(self, row: Sequence[ImageInfo]) -> list[Expansion]:
+        """What the images of a row become in the text, found without decoding or resizing anything.
+
+        Raises:
+            MediaProcessorError: If the processor refuses images of these sizes.
+        """
+        return [collapse_runs(text, self.image_token) for text in self._dry_run(row)]
+
+    def _dry_run(self, row: Sequence[ImageInfo]) -> list[str]:
+        # A meta tensor has a shape and no data. Processors that need data get blank images of the sizes instead.
         if self._meta_works is not False:
             try:
-                text = self._expand_blank(width, height, "meta")
+                texts = self._expand_blanks(row, "meta")
             except Exception as error:
                 if self._meta_works:
                     raise _refusal(error) from error
             else:
                 self._meta_works = True
-                return text
+                return texts
         try:
-            text = self._expand_blank(width, height, "cpu")
+            texts = self._expand_blanks(row, "cpu")
         except Exception as error:
             raise _refusal(error) from error
         self._meta_works = False
-        return text
+        return texts
 
-    def _expand_blank(self, width: int, height: int, device: str) -> str:
-        blank = torch.zeros((3, height, width), dtype=torch.uint8, device=device)
-        return self._run_images([blank])[1][0]
+    def _expand_blanks(self, row: Sequence[ImageInfo], device: str) -> list[str]:
+        return self._run_images(
+            [[torch.zeros((3, info.height, info.width), dtype=torch.uint8, device=device) for info in row]]
+        )[1]
 
-    def process_images(
-        self, images: Sequence[torch.Tensor] | Sequence[Sequence[torch.Tensor]]
-    ) -> tuple[dict[str, object], list[Expansion]]:
+    def process_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the processor on decoded images.
 
         Args:
-            images: `torch.uint8` tensors `(3, height, width)`, RGB; a list of lists for processors that take the
-                images of each row by themselves.
+            images: The images of each row, `torch.uint8` tensors `(3, height, width)`, RGB.
 
         Returns:
             The processor's outputs (`pixel_values`, `image_grid_thw`, ...) for all images together, and what each
@@ -180,12 +186,14 @@ class ProcessorRunner:
             raise _refusal(error) from error
         return outputs, [collapse_runs(text, self.image_token) for text in replacements]
 
-    def _run_images(
-        self, images: Sequence[torch.Tensor] | Sequence[Sequence[torch.Tensor]]
-    ) -> tuple[dict[str, object], list[str]]:
-        outputs, replacements = self.processor._process_images(list(images), **self.kwargs("image"))
-        unused = self.processor.unused_input_names
-        return {name: value for name, value in outputs.items() if name not in unused}, replacements
+    def _run_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[dict[str, object], list[str]]:
+        # As the processor's own call does it with the images of a batch of conversations.
+        laid_out = self.processor.prepare_inputs_layout(images=[list(row) for row in images])[0]
+        outputs, replacements = self.processor._process_images(laid_out, **self.kwargs("image"))
+        # What only the processor itself needs is left out. Some inputs are named after the one that is listed
+        # (Video-LLaVA: pixel_values_images).
+        names = tuple(self.processor.model_input_names)
+        return {name: value for name, value in outputs.items() if name.startswith(names)}, replacements
 
 
 @cache

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, Self
 
 import torch
@@ -177,7 +178,8 @@ class BasePlugin(FamilyHooks):
         inputs: MediaInputs = {}
         num_tokens: list[int] = []
         if images:
-            features, expansions = self.process_images(engine, self._load_images(engine, images, imglens), imglens)
+            supply = iter(self._load_images(engine, images, imglens))
+            features, expansions = self.process_images(engine, [list(islice(supply, count)) for count in imglens])
             num_tokens = [expansion.num_media_tokens for expansion in expansions]
             inputs.update(features)  # type: ignore[arg-type]
         if batch_ids:

@@ -26,6 +26,8 @@ class FamilyHooks:
     """Chat template for families whose checkpoints come without one."""
     delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {}
     """The tokens directly around an expansion that belong to its media span."""
+    items_are_independent: ClassVar[bool] = True
+    """Whether what an item becomes does not depend on the row's other items. (In LLaVA-OneVision it does.)"""
     processor_sizes_images: ClassVar[bool] = False
     """Whether `processor_kwargs` turns the pixel budget into the processor's own arguments."""
 
@@ -81,14 +83,13 @@ class FamilyHooks:
         return expansion
 
     def process_images(
-        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+        self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]
     ) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the processor on a batch's images.
 
         Args:
             engine: The processor at work.
-            images: `torch.uint8` tensors `(3, height, width)`, at least one.
-            lengths: How many of them belong to each row.
+            images: The images of each row, `torch.uint8` tensors `(3, height, width)`; at least one in all.
 
         Returns:
             What the model takes, by name, and what each image becomes in the text.

@@ -37,33 +37,29 @@ class MllamaPlugin(BasePlugin):
         return (Edit(start, start, bos),)
 
     def process_images(
-        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+        self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]
     ) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the processor on the rows that have images, and gives the others empty places.
 
-        The processor fails on a row without image. What it puts into unused places of a row is put there for a whole
-        row: zeros, and an aspect ratio mask that shows the first tile, so that attention has something to normalise.
+        The processor fails on a row without image. Such a row gets what the processor puts into the unused places of
+        a row: zeros, and an aspect ratio mask that shows the first tile, so that attention has something to normalise.
         """
-        supply = iter(images)
-        rows = [[next(supply) for _ in range(length)] for length in lengths]
-        filled = [index for index, row in enumerate(rows) if row]
-        outputs, expansions = engine.runner.process_images([rows[index] for index in filled])
-        tiles = iter(outputs.pop("num_tiles"))  # type: ignore[call-overload]
-        outputs = {name: _spread(value, filled, len(rows)) for name, value in outputs.items()}  # type: ignore[arg-type]
-        outputs["aspect_ratio_mask"][..., 0] = 1  # type: ignore[index]
-        outputs["num_tiles"] = [next(tiles) if row else [] for row in rows]
-        return outputs, expansions
+        filled = [index for index, row in enumerate(images) if row]
+        outputs, expansions = engine.runner.process_images([images[index] for index in filled])
+        spread = {name: _spread(value, filled, len(images)) for name, value in outputs.items()}  # type: ignore[arg-type]
+        spread["aspect_ratio_mask"][..., 0] = 1
+        return dict(spread), expansions
 
     def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
         """Makes `cross_attention_mask` `(batch, length, max_images, max_tiles)` of the image tokens' places."""
         inputs = super().finish_inputs(engine, inputs, batch_ids)
-        tiles = inputs.pop("num_tiles", None)
+        tiles = inputs.get("aspect_ratio_mask")
         if tiles is None or not batch_ids:
             return inputs
         token = engine.runner.processor.image_token_id
         mask = convert_sparse_cross_attention_mask_to_dense(
             [get_cross_attention_token_mask(list(ids), token) for ids in batch_ids],
-            num_tiles=tiles,
+            num_tiles=torch.as_tensor(tiles).sum(dim=-1).tolist(),
             max_num_tiles=engine.runner.processor.image_processor.max_image_tiles,
             length=max(len(ids) for ids in batch_ids),
         )

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from mmdatasets.errors import UnknownPluginError
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.ernie_vl import ErnieVLPlugin
-from mmdatasets.plugins.generic import GenericPlugin
-from mmdatasets.plugins.internvl import InternVLPlugin
+from mmdatasets.plugins.generic import GenericPlugin, StandardPlugin
 from mmdatasets.plugins.minicpmv4_6 import MiniCPMV46Plugin
 from mmdatasets.plugins.mllama import MllamaPlugin
 from mmdatasets.plugins.paligemma import PaliGemmaPlugin
@@ -39,28 +38,28 @@ _FAMILIES: dict[str, Family] = {
     "base": Family(BasePlugin),
     "generic": Family(GenericPlugin),
     "ernie_vl": Family(ErnieVLPlugin, ("Ernie4_5_VLMoeProcessor",)),
-    "gemma3": Family(GenericPlugin, ("Gemma3Processor",)),
-    "gemma3n": Family(GenericPlugin, ("Gemma3nProcessor",)),
-    "gemma4": Family(GenericPlugin, ("Gemma4Processor",)),
-    "glm4v": Family(GenericPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
-    "internvl": Family(InternVLPlugin, ("InternVLProcessor",), ("intern_vl",)),
-    "kimi_vl": Family(GenericPlugin, ("Kimi_K25Processor",)),
-    "lfm2_vl": Family(GenericPlugin, ("Lfm2VlProcessor",)),
-    "llama4": Family(GenericPlugin, ("Llama4Processor",)),
-    "llava": Family(GenericPlugin, ("LlavaProcessor",)),
-    "llava_next": Family(GenericPlugin, ("LlavaNextProcessor",)),
-    "llava_next_video": Family(GenericPlugin, ("LlavaNextVideoProcessor",)),
+    "gemma3": Family(StandardPlugin, ("Gemma3Processor",)),
+    "gemma3n": Family(StandardPlugin, ("Gemma3nProcessor",)),
+    "gemma4": Family(StandardPlugin, ("Gemma4Processor",)),
+    "glm4v": Family(StandardPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
+    "internvl": Family(StandardPlugin, ("InternVLProcessor",), ("intern_vl",)),
+    "kimi_vl": Family(StandardPlugin, ("Kimi_K25Processor",)),
+    "lfm2_vl": Family(StandardPlugin, ("Lfm2VlProcessor",)),
+    "llama4": Family(StandardPlugin, ("Llama4Processor",)),
+    "llava": Family(StandardPlugin, ("LlavaProcessor",)),
+    "llava_next": Family(StandardPlugin, ("LlavaNextProcessor",)),
+    "llava_next_video": Family(StandardPlugin, ("LlavaNextVideoProcessor",)),
     "minicpmv4_6": Family(MiniCPMV46Plugin, ("MiniCPMV4_6Processor",), ("minicpm_v_4_6",)),
     "mllama": Family(MllamaPlugin, ("MllamaProcessor",)),
     "paligemma": Family(PaliGemmaPlugin, ("PaliGemmaProcessor",)),
-    "pixtral": Family(GenericPlugin, ("PixtralProcessor",), ("mistral3",)),
-    "qwen2_audio": Family(GenericPlugin, ("Qwen2AudioProcessor",)),
+    "pixtral": Family(StandardPlugin, ("PixtralProcessor",), ("mistral3",)),
+    "qwen2_audio": Family(StandardPlugin, ("Qwen2AudioProcessor",)),
     "qwen2_omni": Family(
-        GenericPlugin, ("Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"), ("qwen2_5_omni", "qwen3_omni")
+        StandardPlugin, ("Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"), ("qwen2_5_omni", "qwen3_omni")
     ),
     "qwen2_vl": Family(Qwen2VLPlugin, ("Qwen2VLProcessor", "Qwen2_5_VLProcessor"), ("qwen2_5_vl",)),
     "qwen3_vl": Family(Qwen2VLPlugin, ("Qwen3VLProcessor",)),
-    "video_llava": Family(GenericPlugin, ("VideoLlavaProcessor",)),
+    "video_llava": Family(StandardPlugin, ("VideoLlavaProcessor",)),
 }
 
 
@@ -75,7 +74,7 @@ def register_mm_plugin(
 
     Args:
         name: The name for `get_mm_plugin`.
-        plugin_class: `GenericPlugin` where the processor's own hooks suffice, else a subclass of `BasePlugin`.
+        plugin_class: `StandardPlugin` where the processor's own hooks suffice, else a subclass of `BasePlugin`.
         processors: Names of the processor classes that `auto_plugin` is to know the family by.
         aliases: Other names for `get_mm_plugin`.
 

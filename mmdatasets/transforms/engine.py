@@ -53,6 +53,7 @@ class Engine:
         self.encoder = TextEncoder(self.tokenizer)
         self.guard = ControlTokenGuard(self._control_tokens(plugin.allowed_special))
         self._plan = lru_cache(maxsize=_PLAN_CACHE_SIZE)(self._plan_image)
+        self._plan_row = lru_cache(maxsize=_PLAN_CACHE_SIZE)(self._plan_images)
 
     def _control_tokens(self, allowed: Sequence[str] | Literal["all"]) -> list[str]:
         if allowed == "all":
@@ -144,6 +145,11 @@ class Engine:
             raise MediaError(
                 f"{type(self.runner.processor).__name__} takes no images, but the row has {len(images)}", column=column
             )
+        if len(images) > 1 and not self._plugin.items_are_independent:
+            try:
+                return list(self._plan_row(tuple(infos)))
+            except MediaError as error:
+                raise error.at(column=column) from error.__cause__
         expansions = []
         for index, (reference, info) in enumerate(zip(images, infos, strict=True)):
             try:
@@ -155,6 +161,9 @@ class Engine:
     def _plan_image(self, width: int, height: int) -> Expansion:
         size = self._size_before_processor(ImageInfo(width, height))
         return self._plugin.plan_image(self.runner, size)
+
+    def _plan_images(self, infos: tuple[ImageInfo, ...]) -> tuple[Expansion, ...]:
+        return tuple(self.runner.plan_images([self._size_before_processor(info) for info in infos]))
 
     def _size_before_processor(self, info: ImageInfo) -> ImageInfo:
         if self._plugin.processor_sizes_images:

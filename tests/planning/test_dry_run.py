@@ -31,7 +31,7 @@ def test_a_dry_run_says_what_the_real_run_says(size: tuple[int, int]) -> None:
     runner = ProcessorRunner(build_processor("qwen2_vl"))
     width, height = size
     planned = runner.plan_image(width, height)
-    outputs, expansions = runner.process_images([torch.randint(0, 255, (3, height, width), dtype=torch.uint8)])
+    outputs, expansions = runner.process_images([[torch.randint(0, 255, (3, height, width), dtype=torch.uint8)]])
     assert expansions == [planned]
     assert outputs["pixel_values"].shape[0] == planned.num_media_tokens * 4
 
