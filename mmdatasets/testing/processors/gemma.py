@@ -35,9 +35,8 @@ def _paligemma() -> ProcessorMixin:
         size={"height": 224, "width": 224}, resample=3, image_seq_length=256, **normalisation("half")
     )
     tokenizer = _tokenizer([], {"image_token": "<image>"}, eos_token="<eos>", padding_side="right")
-    return transformers.PaliGemmaProcessor(
-        image_processor=images, tokenizer=tokenizer, chat_template=read_chat_template("paligemma")
-    )
+    # It is no chat model: the checkpoint has no chat template.
+    return transformers.PaliGemmaProcessor(image_processor=images, tokenizer=tokenizer)
 
 
 @family("gemma3", checkpoint="google/gemma-3-4b-it", modalities=("image",), plugin="gemma3")
