@@ -100,7 +100,7 @@ def _qwen3_vl() -> ProcessorMixin:
     return _qwen3_processor("qwen3_vl")
 
 
-@family("qwen3_5", checkpoint="Qwen/Qwen3.5-2B", modalities=("image", "video"), plugin="qwen3_vl", has_model=False)
+@family("qwen3_5", checkpoint="Qwen/Qwen3.5-2B", modalities=("image", "video"), plugin="qwen3_vl")
 def _qwen3_5() -> ProcessorMixin:
     """The model is another, its processor's class Qwen3-VL's."""
     return _qwen3_processor("qwen3_5")
