@@ -11,6 +11,11 @@ FRAMES = 4
 # Their processors take no metadata: they neither sample frames nor write times.
 WITHOUT_METADATA = ("internvl", "llava_next_video", "video_llava")
 
+# It takes one list of images for all rows, where others take one for each row.
+FLAT_IMAGES = ("got_ocr2",)
+# Perception LM cannot put images of different numbers of tiles together, Audio Flamingo takes one clip a row.
+ONE_A_ROW = (("perception_lm", "image"), ("audioflamingo3", "audio"))
+
 
 def text(value):
     return {"type": "text", "text": value}
@@ -42,9 +47,9 @@ def media_arguments(name, kind, rows):
     """The processor's keyword arguments for rows of media of one kind."""
     if not any(rows):
         return {}
-    if kind == "image":
-        return {"images": [list(row) for row in rows]}
     items = [item for row in rows for item in row]
+    if kind == "image":
+        return {"images": items if name in FLAT_IMAGES else [list(row) for row in rows]}
     if kind == "audio":
         return {"audio": items, "audio_kwargs": {"sampling_rate": SAMPLING_RATE}}
     if name in WITHOUT_METADATA:

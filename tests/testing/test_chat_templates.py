@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from mmdatasets.testing import build_processor, build_tokenizer, get_spec, list_processors, read_chat_template
 
 TEMPLATES = ["qwen2_5_vl", "qwen3_vl"]
+# One file serves these; the published ones write their own beginning where ours writes `bos_token`.
+FILES = {"smolvlm": "idefics3"}
+BEGINNINGS = {"smolvlm": "<|im_start|>", "idefics3": "<|begin_of_text|>"}
 TOKENIZER = build_tokenizer(["<|im_start|>", "<|im_end|>"], bos_token="<s>", eos_token="</s>")
 
 # Templates without the tools of the published ones: equal on turns of text, images and, where there are any, thoughts.
@@ -18,6 +21,9 @@ PUBLISHED_AS = {
     "gemma4": "gemma4_v5",
     "lfm2_vl": "lfm2_2_5_vl",
     "llava_next": "llava_next",
+    "qwen3_5": "qwen3_5_nothink",
+    "smolvlm": "smolvlm",
+    "idefics3": "idefics3",
 }
 
 
@@ -37,7 +43,9 @@ def outcome(template, conversation, options):
 
 def assert_same(name, conversation, **options):
     expected = outcome(published(PUBLISHED_AS.get(name, name)), conversation, options)
-    assert outcome(read_chat_template(name), conversation, options) == expected
+    if name in BEGINNINGS and isinstance(expected, str):
+        expected = TOKENIZER.bos_token + expected.removeprefix(BEGINNINGS[name])
+    assert outcome(read_chat_template(FILES.get(name, name)), conversation, options) == expected
     return expected
 
 
@@ -178,8 +186,8 @@ def conversations(name):
     """Turns in any order, then also those that a family's template accepts, as most random orders are refused."""
     texts = words | st.sampled_from(["<think>a</think> b ", "<|channel>thought\na<channel|> b", " \n c"])
     typed = st.lists(texts.map(text) | st.just(IMAGE), max_size=4)
-    # The published LLaVA-NeXT template takes no strings; ours does.
-    content = typed if name == "llava_next" else texts | typed
+    # These published templates take no strings; ours do.
+    content = typed if name in ("llava_next", "smolvlm", "idefics3") else texts | typed
     thoughts = st.fixed_dictionaries({}, optional={"reasoning": texts, "reasoning_content": texts})
     spoken = st.builds(lambda content, more: turn("assistant", content, **more), content, thoughts)
     any_turn = spoken | st.builds(turn, st.sampled_from(["user", "assistant", "system"]), content)
@@ -204,6 +212,8 @@ def test_thinking_is_switched_on_as_published():
     kept = [turn("user", "a"), turn("assistant", "b", thinking="hm"), turn("user", "c")]
     assert "<think>hm</think>" in assert_same("lfm2_vl", kept, preserve_thinking=True)
     assert "<think>" not in assert_same("lfm2_vl", kept)
+    for enable_thinking in (True, False):
+        assert_same("qwen3_5", kept, enable_thinking=enable_thinking, add_generation_prompt=True)
 
 
 # A system turn, a question about every kind of media that the family takes, and an answer.
@@ -230,6 +240,8 @@ RENDERED = {
     "<|header_start|>assistant<|header_end|>\n\nA dog.<|eot|>",
     "llava": "Be brief. USER: <image>\nWhat? ASSISTANT: A dog. ",
     "llava_next": "<<SYS>>\nBe brief.\n<</SYS>>\n\n[INST] <image>\nWhat? [/INST] A dog.</s> ",
+    "llava_onevision": "<|im_start|>system \nBe brief.<|im_end|><|im_start|>user <image><video>\nWhat?<|im_end|>"
+    "<|im_start|>assistant \nA dog.<|im_end|>",
     "llava_next_video": "Be brief. USER: <image>\n<video>\nWhat? ASSISTANT: A dog. ",
     "minicpmv4_6": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|image_pad|>\n<|video_pad|>\nWhat?"
     "<|im_end|>\n<|im_start|>assistant\nA dog.<|im_end|>\n",
@@ -237,6 +249,10 @@ RENDERED = {
     "mllama": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\n<|image|>What?<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nA dog.<|eot_id|>",
+    "perception_lm": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|image|><|video|>What?<|im_end|>\n"
+    "<|im_start|>assistant\nA dog.<|im_end|>\n",
+    "phi4_multimodal": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|image|><|audio|>What?<|im_end|>\n"
+    "<|im_start|>assistant\nA dog.<|im_end|>\n",
     "paligemma": "Be brief.<image>What?A dog.<eos>",
     "pixtral": "<s>[INST][IMG]What?[/INST]A dog.</s>",
     "qwen2_5_omni": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_bos|><|IMAGE|><|vision_eos|>"
@@ -251,6 +267,22 @@ RENDERED = {
     "<|im_start|>assistant\nA dog.<|im_end|>\n",
     "video_llava": "Be brief. USER: <image>\n<video>\nWhat? ASSISTANT: A dog. ",
 }
+
+
+def use_tools(conversation):
+    return any(message["role"] == "tool" or message.get("tool_calls") for message in conversation)
+
+
+@pytest.mark.parametrize("options", [OPTIONS[key] for key in ("plain", "generation prompt", "vision ids")])
+@pytest.mark.parametrize("case", [key for key, turns in CONVERSATIONS.items() if not use_tools(turns)])
+def test_qwen3_5_renders_pictures_and_videos_as_published(case, options):
+    assert_same("qwen3_5", CONVERSATIONS[case], **options)
+
+
+def test_every_template_is_compared_with_something():
+    compared = {read_chat_template(FILES.get(name, name)) for name in [*TEMPLATES, *PUBLISHED_AS]}
+    compared |= {build_processor(name).chat_template for name in RENDERED}
+    assert [name for name in list_processors() if build_processor(name).chat_template not in compared] == []
 
 
 @pytest.mark.parametrize("name", RENDERED)

@@ -6,10 +6,10 @@ modules imported here.
 
 from __future__ import annotations
 
-from mmdatasets.testing.models import gemma, llama, llava, mistral, others, qwen, qwen_audio
+from mmdatasets.testing.models import further, gemma, llama, llava, mistral, others, qwen, qwen_audio
 from mmdatasets.testing.models.registry import ModelBuilder, build_model, list_models
 
 __all__ = ["ModelBuilder", "build_model", "list_models"]
 
 # Importing these registers their families.
-_MODULES = (gemma, llama, llava, mistral, others, qwen, qwen_audio)
+_MODULES = (further, gemma, llama, llava, mistral, others, qwen, qwen_audio)

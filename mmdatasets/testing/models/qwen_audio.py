@@ -42,15 +42,18 @@ def _delimiters(processor: ProcessorMixin) -> dict[str, int]:
     )
 
 
+def _media_tokens(processor: ProcessorMixin, ending: str) -> dict[str, int]:
+    tokens = {kind: getattr(processor, f"{kind}_token") for kind in ("image", "video", "audio")}
+    return token_ids(processor, **{f"{kind}_token_{ending}": token for kind, token in tokens.items()})
+
+
 @model("qwen2_5_omni")
 def _qwen2_5_omni(processor: ProcessorMixin) -> PreTrainedModel:
     config = Qwen2_5OmniThinkerConfig(
         audio_config=_ears(output_dim=HIDDEN_SIZE, n_window=100),
         vision_config=qwen2_5_tower(processor),
         text_config=text_settings(processor, rope_parameters=mrope(2, 3, 3)),
-        audio_token_index=processor.audio_token_id,
-        image_token_index=processor.image_token_id,
-        video_token_index=processor.video_token_id,
+        **_media_tokens(processor, "index"),
         **_delimiters(processor),
     )
     return transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
@@ -70,9 +73,7 @@ def _qwen3_omni_moe(processor: ProcessorMixin) -> PreTrainedModel:
         audio_config=_ears(output_dim=HIDDEN_SIZE, downsample_hidden_size=16),
         vision_config=qwen3_tower(processor),
         text_config=text,
-        audio_token_id=processor.audio_token_id,
-        image_token_id=processor.image_token_id,
-        video_token_id=processor.video_token_id,
+        **_media_tokens(processor, "id"),
         **_delimiters(processor),
     )
     return transformers.Qwen3OmniMoeThinkerForConditionalGeneration(config)

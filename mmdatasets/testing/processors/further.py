@@ -34,7 +34,6 @@ def _tile_tokens() -> list[str]:
     checkpoint="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     modalities=("image", "video"),
     plugin="generic",
-    has_model=False,
 )
 def _smolvlm() -> ProcessorMixin:
     """It writes numbers of frames in words, for which transformers needs the package num2words."""
@@ -69,7 +68,6 @@ def _smolvlm() -> ProcessorMixin:
     checkpoint="HuggingFaceM4/Idefics3-8B-Llama3",
     modalities=("image",),
     plugin="generic",
-    has_model=False,
 )
 def _idefics3() -> ProcessorMixin:
     tokenizer = build_tokenizer(
@@ -94,7 +92,6 @@ def _idefics3() -> ProcessorMixin:
     checkpoint="llava-hf/llava-onevision-qwen2-7b-ov-hf",
     modalities=("image", "video"),
     plugin="generic",
-    has_model=False,
 )
 def _llava_onevision() -> ProcessorMixin:
     settings = {"size": {"height": 384, "width": 384}, **normalisation("half")}
@@ -114,7 +111,6 @@ def _llava_onevision() -> ProcessorMixin:
     checkpoint="CohereLabs/aya-vision-8b",
     modalities=("image",),
     plugin="generic",
-    has_model=False,
 )
 def _aya_vision() -> ProcessorMixin:
     tiles = ["TILE", "TILE_GLOBAL", *(f"TILE_{index}" for index in range(1, 13))]
@@ -180,7 +176,7 @@ def _ovis2() -> ProcessorMixin:
     )
 
 
-@family("glm46v", checkpoint="zai-org/GLM-4.6V", modalities=("image", "video"), plugin="generic", has_model=False)
+@family("glm46v", checkpoint="zai-org/GLM-4.6V", modalities=("image", "video"), plugin="generic")
 def _glm46v() -> ProcessorMixin:
     special = [
         "<|endoftext|>",
@@ -215,7 +211,6 @@ def _glm46v() -> ProcessorMixin:
     checkpoint="lightonai/LightOnOCR-1B-1025",
     modalities=("image",),
     plugin="generic",
-    has_model=False,
 )
 def _lighton_ocr() -> ProcessorMixin:
     named = {
@@ -313,7 +308,6 @@ def _phi4_multimodal() -> ProcessorMixin:
     checkpoint="nvidia/audio-flamingo-3-hf",
     modalities=("audio",),
     plugin="generic",
-    has_model=False,
 )
 def _audioflamingo3() -> ProcessorMixin:
     return transformers.AudioFlamingo3Processor(

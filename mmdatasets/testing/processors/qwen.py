@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5."""
 
 from __future__ import annotations
 
@@ -82,8 +82,7 @@ def _qwen2_5_vl() -> ProcessorMixin:
     )
 
 
-@family("qwen3_vl", checkpoint="Qwen/Qwen3-VL-8B-Instruct", modalities=("image", "video"), plugin="qwen3_vl")
-def _qwen3_vl() -> ProcessorMixin:
+def _qwen3_processor(template: str) -> ProcessorMixin:
     return transformers.Qwen3VLProcessor(
         image_processor=transformers.Qwen2VLImageProcessor(
             size={"shortest_edge": 65536, "longest_edge": 16777216}, patch_size=16, **normalisation("half")
@@ -92,5 +91,16 @@ def _qwen3_vl() -> ProcessorMixin:
             size={"shortest_edge": 4096, "longest_edge": 25165824}, patch_size=16, **normalisation("half")
         ),
         tokenizer=qwen_tokenizer(QWEN3_PLAIN_TOKENS, model_max_length=262144),
-        chat_template=read_chat_template("qwen3_vl"),
+        chat_template=read_chat_template(template),
     )
+
+
+@family("qwen3_vl", checkpoint="Qwen/Qwen3-VL-8B-Instruct", modalities=("image", "video"), plugin="qwen3_vl")
+def _qwen3_vl() -> ProcessorMixin:
+    return _qwen3_processor("qwen3_vl")
+
+
+@family("qwen3_5", checkpoint="Qwen/Qwen3.5-2B", modalities=("image", "video"), plugin="qwen3_vl")
+def _qwen3_5() -> ProcessorMixin:
+    """The model is another, its processor's class Qwen3-VL's."""
+    return _qwen3_processor("qwen3_5")
