@@ -142,7 +142,11 @@ class ProcessorRunner:
         Raises:
             MediaProcessorError: If the processor refuses images of these sizes.
         """
-        return [collapse_runs(text, self.image_token) for text in self._dry_run(row)]
+        expansions = [collapse_runs(text, self.image_token) for text in self._dry_run(row)]
+        for info, expansion in zip(row, expansions, strict=True):
+            if not expansion.runs:
+                raise MediaProcessorError(f"the model's processor makes no token of {info.width}x{info.height} pixels")
+        return expansions
 
     def _dry_run(self, row: Sequence[ImageInfo]) -> list[str]:
         # A meta tensor has a shape and no data. Processors that need data get blank images of the sizes instead.

@@ -15,11 +15,14 @@ from transformers.models.mllama.processing_mllama import (
 
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.tokenise import Edit
+from mmdatasets.transforms.tokenise import Edit, insert_bos
 from mmdatasets.types import Expansion
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
     from mmdatasets.collate.collator import MediaInputs
+    from mmdatasets.types import ImageReference
 
 
 @dataclass(eq=False)
@@ -35,6 +38,21 @@ class MllamaPlugin(BasePlugin):
         while text.startswith(placeholder, start):
             start += len(placeholder)
         return (Edit(start, start, bos),)
+
+    def process_token_ids(
+        self,
+        input_ids: list[int],
+        labels: list[int] | None,
+        images: Sequence[ImageReference],
+        videos: Sequence[object],
+        audios: Sequence[object],
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorMixin | None,
+    ) -> tuple[list[int], list[int] | None]:
+        """Puts bos behind leading image tokens, where there is none."""
+        token = self._engine_for(processor).media_token_ids[0]
+        at = next((index for index, item in enumerate(input_ids) if item != token), len(input_ids))
+        return insert_bos(input_ids, labels, at, tokenizer)
 
     def process_images(
         self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.tokenise import IGNORE_INDEX, Edit
+from mmdatasets.transforms.tokenise import IGNORE_INDEX, Edit, insert_bos
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+    from mmdatasets.types import ImageReference
 
 
 @dataclass(eq=False)
@@ -39,6 +44,21 @@ class PaliGemmaPlugin(BasePlugin):
         after = text.rfind(placeholder)
         start = 0 if after < 0 else after + len(placeholder)
         return (Edit(start, start, bos),)
+
+    def process_token_ids(
+        self,
+        input_ids: list[int],
+        labels: list[int] | None,
+        images: Sequence[ImageReference],
+        videos: Sequence[object],
+        audios: Sequence[object],
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorMixin | None,
+    ) -> tuple[list[int], list[int] | None]:
+        """Puts bos behind the last image token, where there is none."""
+        token = self._engine_for(processor).media_token_ids[0]
+        at = len(input_ids) - input_ids[::-1].index(token) if token in input_ids else 0
+        return insert_bos(input_ids, labels, at, tokenizer)
 
     def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Adds `token_type_ids`: 0 for the prompt, 1 from the first trained token on.

@@ -40,7 +40,7 @@ def processor_oracle(run: Run) -> Expected:
     Where the processor refuses the batch, the rows stand alone; where it refuses a row without images, the tokenizer
     on the rendered text stands in for it.
     """
-    chats = [_with_paths(row.messages, paths) for row, paths in zip(run.rows, run.paths, strict=True)]
+    chats = [_with_images(row.messages, paths) for row, paths in zip(run.rows, run.paths, strict=True)]
     rows = [_call(run, [chat]) for chat in chats]
     name = OWN_CALL
     if any(one is None for one in rows):
@@ -74,11 +74,21 @@ def _suffix_call(run: Run, index: int) -> Tensors:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types}
     images = [engine.runner.processor.image_processor.fetch_images(path) for path in run.paths[index]]
     made = engine.runner.processor(text=[prompt], images=[images], suffix=[answer], return_tensors="pt")
-    return {name: value for name, value in made.items() if name != "labels"}
+    # With several turns it takes all but the last answer for prompt, which it is not in training.
+    unsaid = {"labels"} if len(row.answers) == 1 else {"labels", "token_type_ids"}
+    return {name: value for name, value in made.items() if name not in unsaid}
 
 
-def _with_paths(messages: Sequence[Mapping[str, object]], paths: Sequence[str]) -> list[dict[str, object]]:
-    supply = iter(paths)
+def own_call(
+    run: Run, images: Sequence[Sequence[object]], images_kwargs: Mapping[str, object] | None = None
+) -> Tensors | None:
+    """The processor's own call on the rows with other images or arguments; `None` where it refuses."""
+    chats = [_with_images(row.messages, items) for row, items in zip(run.rows, images, strict=True)]
+    return _call(run, chats, images_kwargs)
+
+
+def _with_images(messages: Sequence[Mapping[str, object]], images: Sequence[object]) -> list[dict[str, object]]:
+    supply = iter(images)
 
     def filled(part: Mapping[str, object]) -> dict[str, object]:
         return {"type": "image", "image": next(supply)} if part["type"] == "image" else dict(part)
@@ -86,13 +96,15 @@ def _with_paths(messages: Sequence[Mapping[str, object]], paths: Sequence[str]) 
     return [{**message, "content": [filled(part) for part in message["content"]]} for message in messages]  # type: ignore[attr-defined]
 
 
-def _call(run: Run, chats: list[list[dict[str, object]]]) -> Tensors | None:
-    processor = run.subject.processor
+def _call(
+    run: Run, chats: list[list[dict[str, object]]], images_kwargs: Mapping[str, object] | None = None
+) -> Tensors | None:
+    kwargs = {"padding": True} | ({"images_kwargs": dict(images_kwargs)} if images_kwargs else {})
     try:
-        return processor.apply_chat_template(  # type: ignore[no-any-return]
-            chats, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
+        return run.subject.processor.apply_chat_template(  # type: ignore[no-any-return]
+            chats, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs=kwargs
         )
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, IndexError, TypeError, KeyError):
         return None
 
 

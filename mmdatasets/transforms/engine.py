@@ -62,14 +62,15 @@ class Engine:
         return [token for token in {*special, *self.runner.placeholders.values()} if token not in allowed]
 
     @cached_property
-    def _media_ids(self) -> tuple[int, ...]:
+    def media_token_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that stand for one feature each."""
         tokens = [self.runner.image_token] if "image" in self.runner.placeholders else []
         return tuple(self.tokenizer.convert_tokens_to_ids(tokens))
 
     def is_media_token(self, ids: np.ndarray) -> np.ndarray:
         """Boolean mask, of the same shape, of the media tokens among token ids."""
         mask = np.zeros(ids.shape, dtype=bool)
-        for token_id in self._media_ids:  # a handful: quicker than np.isin
+        for token_id in self.media_token_ids:  # a handful: quicker than np.isin
             mask |= ids == token_id
         return mask
 

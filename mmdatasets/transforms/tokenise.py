@@ -19,6 +19,8 @@ from mmdatasets.features import MediaRecord
 from mmdatasets.types import Expansion, ImageInfo
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.engine import Engine
 
@@ -202,3 +204,14 @@ def _token_range(plugin: BasePlugin, tokens: Encoded, span: Span) -> Span:
     if last < len(tokens.ids) and tokens.ids[last] == after:
         last += 1
     return first, last
+
+
+def insert_bos(
+    input_ids: list[int], labels: list[int] | None, at: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[int] | None]:
+    """Puts the tokenizer's bos at a position of a tokenised row, untrained, unless the row has one."""
+    bos = tokenizer.bos_token_id
+    if bos is None or bos in input_ids:
+        return input_ids, labels
+    ids = [*input_ids[:at], bos, *input_ids[at:]]
+    return ids, None if labels is None else [*labels[:at], IGNORE_INDEX, *labels[at:]]
