@@ -37,6 +37,8 @@ class MediaOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer (pixels) or None, got {value!r}")
+        if self.media_root is not None and "://" in self.media_root:
+            raise ValueError(f"media_root must be a local directory, got {self.media_root!r}")
         low, high = self.image_min_pixels, self.image_max_pixels
         if low is not None and high is not None and low > high:
             raise ValueError(f"image_min_pixels ({low}) must not exceed image_max_pixels ({high})")

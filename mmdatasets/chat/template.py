@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeAlias
 
 from jinja2 import TemplateError as JinjaError
@@ -17,7 +18,8 @@ Span: TypeAlias = tuple[int, int]
 """Half-open range of characters or tokens."""
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_SENTINEL = "\U0010fff2"
+_SENTINEL, _END_SENTINEL = "\U0010fff2", "\U0010fff5"
+_SENTINELS = re.compile(f"[{_SENTINEL}{_END_SENTINEL}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class ChatTemplate:
         """Renders a conversation and finds the assistant's spans.
 
         Templates with `{% generation %}` tags state the spans themselves. For others, a turn starts where the
-        conversation before it ends with the generation prompt, and ends where the conversation up to it ends.
+        conversation before it ends with the generation prompt, and ends where the conversation up to it ends. That is
+        looked up for the first turn; what it shows to stand around a turn's text is then found around the others',
+        which one rendering with marks around every text locates, so that long conversations take no longer.
 
         Raises:
             TemplateError: If the template fails, or renders a conversation's beginning differently from the
@@ -60,12 +64,32 @@ class ChatTemplate:
         text, tagged = self._render(messages)
         if self.has_generation_tags:
             return Rendered(text, tuple(tagged))
-        spans: list[Span] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            spans.append((self._turn_start(messages, index, text), self._turn_end(messages, index, text)))
-        return Rendered(text, tuple(spans))
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        known = self._spans_by_marks(messages, turns, text) if len(turns) > 2 else {}
+        return Rendered(text, tuple(known.get(index) or self._span_of(messages, index, text) for index in turns))
+
+    def _span_of(self, messages: Sequence[Message], index: int, text: str) -> Span:
+        return self._turn_start(messages, index, text), self._turn_end(messages, index, text)
+
+    def _spans_by_marks(self, messages: Sequence[Message], turns: Sequence[int], text: str) -> dict[int, Span]:
+        """The spans of the turns that are written like the first one; others are left out."""
+        marked, _ = self._render([_surround(m) if m["role"] == "assistant" else m for m in messages])
+        pieces = _SENTINELS.split(marked)
+        if len(pieces) != 2 * len(turns) + 1 or "".join(pieces) != text:
+            return {}  # the template does something else with text than writing it
+        edges = list(accumulate(map(len, pieces)))
+        bodies = dict(zip(turns, zip(edges[0::2], edges[1::2], strict=False), strict=True))
+        first_start, first_end = self._span_of(messages, turns[0], text)
+        body_start, body_end = bodies[turns[0]]
+        if not first_start <= body_start <= body_end <= first_end:
+            return {}
+        before, after = text[first_start:body_start], text[body_end:first_end]
+        found = {}
+        for index, (start, end) in bodies.items():
+            if text.endswith(before, 0, start) and text.startswith(after, end):
+                last = index == len(messages) - 1
+                found[index] = (start - len(before), len(text) if last else end + len(after))
+        return found
 
     def _render(self, messages: Sequence[Message], generation_prompt: bool = False) -> tuple[str, list[Span]]:
         try:
@@ -113,6 +137,20 @@ def _with_sentinel(message: Message) -> Message:
     text = content[first]["text"] if first < len(content) else ""
     marked = {"type": "text", "text": f"{_SENTINEL}{text}"}
     return {**message, "content": [*content[:first], marked, *content[first + 1 :]]}
+
+
+def _surround(message: Message) -> Message:
+    """The message with marks where its text begins and ends."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return {**message, "content": f"{_SENTINEL}{content or ''}{_END_SENTINEL}"}
+    texts = [index for index, part in enumerate(content) if part["type"] == "text"]
+    if not texts or len(texts) < len(content):
+        return message  # an image at an edge has no place for a mark
+    parts = [dict(part) for part in content]
+    parts[0]["text"] = f"{_SENTINEL}{parts[0]['text']}"
+    parts[-1]["text"] = f"{parts[-1]['text']}{_END_SENTINEL}"
+    return {**message, "content": parts}
 
 
 def _cannot_locate(edge: str, index: int) -> str:

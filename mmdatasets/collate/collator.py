@@ -10,7 +10,8 @@ import torch
 from transformers import BatchFeature
 
 from mmdatasets.errors import CollateError
-from mmdatasets.features import IMAGES, INPUT_IDS, LABELS
+from mmdatasets.features import IMAGES, INPUT_IDS, LABELS, MEDIA_INFO
+from mmdatasets.transforms.batches import as_references
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -62,24 +63,14 @@ class MultimodalCollator:
             raise CollateError("there are no rows to make a batch of")
         sequences = {INPUT_IDS: [_token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]}
         sequences["attention_mask"] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
-        if all(row.get(LABELS) is not None for row in rows):
+        if any(row.get(LABELS) is not None for row in rows):
             sequences[LABELS] = [_token_list(row, LABELS, index) for index, row in enumerate(rows)]
             _check_lengths(sequences[INPUT_IDS], sequences[LABELS])
-        images = [_images(row) for row in rows]
+        images = [as_references(row.get(IMAGES)) for row in rows]
         if self.ensure_media and not any(images):
             self._add_blank_image(sequences, images)
         batch = self._pad(sequences)
-        none = [0] * len(rows)
-        media = self.plugin.get_mm_inputs(
-            [image for row in images for image in row],
-            [],
-            [],
-            [len(row) for row in images],
-            none,
-            none,
-            batch[INPUT_IDS].tolist(),
-            None,
-        )
+        media = self.plugin.collated_inputs(images, batch[INPUT_IDS].tolist(), _planned(rows, images))
         batch |= {name: torch.as_tensor(value) for name, value in media.items()}
         return BatchFeature(self.plugin.finish_batch(self.plugin.engine, batch))
 
@@ -132,6 +123,11 @@ def _check_lengths(batch_ids: Sequence[Sequence[int]], labels: Sequence[Sequence
             )
 
 
-def _images(row: Mapping[str, object]) -> list[ImageReference]:
-    images = row.get(IMAGES)
-    return [] if images is None else list(images)  # type: ignore[call-overload]
+def _planned(
+    rows: Sequence[Mapping[str, object]], images: Sequence[Sequence[ImageReference]]
+) -> list[list[int]] | None:
+    """How many features each image was planned to make, where every row says so for every image."""
+    infos = [row.get(MEDIA_INFO) or [] for row in rows]
+    if [len(row) for row in infos] != [len(row) for row in images]:  # type: ignore[arg-type]
+        return None
+    return [[int(info["num_tokens"]) for info in row] for row in infos]  # type: ignore[attr-defined]

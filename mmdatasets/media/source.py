@@ -181,7 +181,12 @@ def is_pil_image(value: object) -> TypeGuard[PIL.Image.Image]:
 def is_array(value: object) -> TypeGuard[ImageArray]:
     """Whether a value is a numpy array or a torch tensor, without importing torch."""
     module = type(value).__module__.partition(".")[0]
-    return module in ("numpy", "torch") and hasattr(value, "shape") and hasattr(value, "dtype")
+    return (
+        module in ("numpy", "torch")
+        and hasattr(value, "shape")
+        and hasattr(value, "dtype")
+        and not isinstance(value, (str, bytes))  # numpy's own are arrays of no dimension, too
+    )
 
 
 def _location(reference: str | os.PathLike[str]) -> str:

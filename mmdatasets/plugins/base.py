@@ -17,12 +17,12 @@ from mmdatasets._version import __version__
 from mmdatasets.chat.formats import Message, normalise
 from mmdatasets.collate.checks import check_features, locate_item
 from mmdatasets.collate.collator import MediaInputs, MultimodalCollator
-from mmdatasets.errors import MediaError, MMDatasetsError
+from mmdatasets.errors import MediaError, MediaProcessorError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
 from mmdatasets.plugins.hooks import FamilyHooks
-from mmdatasets.transforms.batches import Batch, BatchReader, store_images, write_batch
+from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_images, write_batch
 from mmdatasets.transforms.engine import Engine
 from mmdatasets.transforms.tokenise import tokenise_rows
 from mmdatasets.types import Expansion, Modality
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 
     from mmdatasets.types import ImageReference
 
+_OTHER_MEDIA_COLUMNS = ("video", "videos", "audio", "audios")
 _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
 class BasePlugin(FamilyHooks):
-    """What `mmdatasets` knows of a model family. Nobody changes a plugin after its construction.
+    """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Attributes:
         image_token: The model's image token; the processor's own when `None`.
@@ -174,27 +175,66 @@ class BasePlugin(FamilyHooks):
             CollateError: If the features made do not fit the media tokens of a row.
         """
         _refuse_unsupported(videos, audios)
-        engine = self._engine_for(processor)
+        supply = iter(images)
+        rows = [list(islice(supply, count)) for count in imglens]
+        return self.batch_inputs(self._engine_for(processor), rows, batch_ids)
+
+    def batch_inputs(
+        self,
+        engine: Engine,
+        images: Sequence[Sequence[ImageReference]],
+        batch_ids: Sequence[Sequence[int]],
+        planned: Sequence[Sequence[int]] | None = None,
+    ) -> MediaInputs:
+        """What `get_mm_inputs` returns, for an engine.
+
+        Args:
+            engine: The processor at work.
+            images: The images of each row.
+            batch_ids: Token ids of each row; may be empty, then nothing is checked against them.
+            planned: How many features each image of each row was planned to make, where the rows say so.
+        """
         inputs: MediaInputs = {}
         num_tokens: list[int] = []
-        if images:
-            supply = iter(self._load_images(engine, images, imglens))
-            features, expansions = self.process_images(engine, [list(islice(supply, count)) for count in imglens])
+        if any(images):
+            features, expansions = self._process(engine, images)
             num_tokens = [expansion.num_media_tokens for expansion in expansions]
             inputs.update(features)  # type: ignore[arg-type]
         if batch_ids:
-            check_features(engine, num_tokens, imglens, batch_ids)
+            check_features(engine, num_tokens, images, batch_ids, planned)
         return self.finish_inputs(engine, inputs, batch_ids)
 
-    def _load_images(
-        self, engine: Engine, images: Sequence[ImageReference], imglens: Sequence[int]
-    ) -> list[torch.Tensor]:
+    def collated_inputs(
+        self,
+        images: Sequence[Sequence[ImageReference]],
+        batch_ids: Sequence[Sequence[int]],
+        planned: Sequence[Sequence[int]] | None,
+    ) -> MediaInputs:
+        """What the collator adds to the token ids; through `get_mm_inputs` where a plugin has its own."""
+        if type(self).get_mm_inputs is BasePlugin.get_mm_inputs:
+            return self.batch_inputs(self.engine, images, batch_ids, planned)
+        flat = [image for row in images for image in row]
+        lengths, none = [len(row) for row in images], [0] * len(images)
+        return self.get_mm_inputs(flat, [], [], lengths, none, none, batch_ids, self.processor)
+
+    def _process(
+        self, engine: Engine, images: Sequence[Sequence[ImageReference]]
+    ) -> tuple[dict[str, object], list[Expansion]]:
+        """Decodes and processes images; errors name the row of the batch."""
+        lengths = [len(row) for row in images]
+        flat = [image for row in images for image in row]
         try:
-            return engine.load_images(images)
+            decoded = engine.load_images(flat)
+            supply = iter(decoded)
+            try:
+                return self.process_images(engine, [list(islice(supply, length)) for length in lengths])
+            except MediaProcessorError as error:
+                raise engine.locate_refusal(error, flat, decoded) from error.__cause__
         except MediaError as error:
-            row, index = locate_item(error.index or 0, imglens)
-            error.index = index
-            raise error.at(row=f"{row} of the batch", column=self.images_column) from error.__cause__
+            if error.index is not None:
+                row, error.index = locate_item(error.index, lengths)
+                error.at(row=f"{row} of the batch", column=self.images_column)
+            raise
 
     # ------------------------------------------------------------------------------------- transform and collator
 
@@ -203,7 +243,8 @@ class BasePlugin(FamilyHooks):
 
         Media files are opened for their headers alone. The chat column is replaced by `input_ids`, `labels` (-100
         where nothing is trained), `length` and `media_info`; the images stay undecoded references in `images`; other
-        columns pass through. `features` gives the types.
+        columns pass through. `features` gives the types. (A batch that is a plain dict, as streaming datasets pass it,
+        gives a plain dict of the transform's own columns.)
 
         Args:
             batch: Columns: the chat, and optionally the images.
@@ -213,9 +254,11 @@ class BasePlugin(FamilyHooks):
             MMDatasetsError: If a row cannot be used. Names the row, and the column, index and source of its media.
         """
         reader = BatchReader(batch)
+        check_columns(reader, self._replaced_columns)
         chats = reader.conversations(self.messages_column)
         media = reader.media(self.images_column, len(chats))
         names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
+        self._refuse_other_media(reader, names)
         conversations, stored = [], []
         for chat, images, name in zip(chats, media, names, strict=True):
             try:
@@ -226,6 +269,16 @@ class BasePlugin(FamilyHooks):
             conversations.append(conversation)
         rows = tokenise_rows(self, conversations, names)
         return write_batch(reader, rows, stored, self._replaced_columns)
+
+    def _refuse_other_media(self, reader: BatchReader, names: Sequence[int | str]) -> None:
+        for column in _OTHER_MEDIA_COLUMNS:
+            for values, name in zip(reader.media(column, len(names)), names, strict=True):
+                if values:
+                    raise MediaError(
+                        "videos and audio are not supported yet; remove the column to train without them",
+                        row=name,
+                        column=column,
+                    )
 
     @property
     def _replaced_columns(self) -> tuple[str, str]:
@@ -262,7 +315,9 @@ class BasePlugin(FamilyHooks):
     def engine(self) -> Engine:
         """What the plugin computes with; made at first use, never pickled."""
         if self.processor is None:
-            raise MMDatasetsError("this needs a processor: get_mm_plugin(..., processor=processor)")
+            raise MMDatasetsError(
+                "this needs a processor: pass one to the stage, or get_mm_plugin(..., processor=processor)"
+            )
         return Engine(self, self.processor, self.options)
 
     def delimiter_ids(self, modality: Modality) -> tuple[int, int]:
@@ -273,13 +328,16 @@ class BasePlugin(FamilyHooks):
         return int(before), int(after)
 
     def _engine_for(self, processor: ProcessorMixin | None) -> Engine:
-        processor = self.processor if processor is None else processor
         if processor is None:
-            raise MMDatasetsError("this stage needs a processor: pass one, or construct the plugin with one")
+            return self.engine
         options = _options_of(processor, self.options)
         if processor is self.processor and options == self.options:
             return self.engine
-        return Engine(self, processor, options)
+        # The stages are called row by row with the same processor: its engine is kept beside the fields.
+        kept: Engine | None = self.__dict__.get("_other_engine")
+        if kept is None or kept.runner.processor is not processor or kept.options != options:
+            kept = self.__dict__["_other_engine"] = Engine(self, processor, options)
+        return kept
 
     @cached_property
     def snapshot(self) -> ProcessorSnapshot | None:

@@ -216,11 +216,9 @@ def logits(run: Run, expected: Expected) -> None:
                 raise NotApplicable(f"the oracle says nothing of {', '.join(sorted(missing))} in row {index}")
             alone = model(**_inputs(model, theirs, labels=False)).logits[0]
             ours = together[index][run.batch["attention_mask"][index].bool()]
-            error = (ours - alone).abs().max().item()
-            scale = alone.abs().max().item()
-            _require(
-                error <= _ABSOLUTE + _RELATIVE * scale, f"logits of row {index} are off by {error:.2g} of {scale:.2g}"
-            )
+            difference, scale = (ours - alone).abs().max().item(), alone.abs().max().item()
+            off = f"row {index}: logits off by {difference:.2g} of {scale:.2g}"
+            _require(difference <= _ABSOLUTE + _RELATIVE * scale, off)
 
 
 def ensured_media(run: Run, expected: Expected) -> None:
@@ -239,8 +237,8 @@ def ensured_media(run: Run, expected: Expected) -> None:
     with torch.no_grad():
         plain = model(**_inputs(model, run.batch))
     output.loss.backward()
-    error = abs(output.loss.item() - plain.loss.item())
-    _require(error <= _ABSOLUTE + _RELATIVE * plain.loss.item(), f"the loss changes by {error:.2g}")
+    change = abs(output.loss.item() - plain.loss.item())
+    _require(change <= _ABSOLUTE + _RELATIVE * plain.loss.item(), f"the loss changes by {change:.2g}")
     towers = [p.grad for n, p in model.named_parameters() if "vis" in n or "image" in n]
     _require(any(gradient is not None for gradient in towers), "the vision tower takes no part in the backward pass")
     _require(ensured["input_ids"].shape[1] >= length, "rows were cut")

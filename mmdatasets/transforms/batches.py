@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features
+import pyarrow.compute as pc
+from datasets import Audio, Features, Image, LargeList, List, Video
 from datasets.formatting.formatting import LazyBatch
 
 from mmdatasets.errors import ConversationError, MediaReferenceError
@@ -29,6 +31,13 @@ class BatchReader:
 
     batch: Batch
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch, Mapping | LazyBatch | pa.Table):
+            raise ConversationError(
+                f"expected a batch of columns, got {type(self.batch).__name__}: call map with batched=True, without "
+                "input_columns, on a dataset whose format is None, 'arrow', 'numpy' or 'torch'"
+            )
+
     @property
     def table(self) -> pa.Table | None:
         """The batch as an Arrow table, where it is one."""
@@ -42,7 +51,7 @@ class BatchReader:
         return list(self.batch.keys()) if isinstance(self.batch, Mapping | LazyBatch) else self.batch.column_names
 
     def conversations(self, column: str) -> list[object]:
-        """The chat column as Python objects.
+        """The chat column as Python objects. Images inside of it stay references.
 
         Raises:
             ConversationError: If there is no such column.
@@ -53,24 +62,39 @@ class BatchReader:
                 f"expected a column {column!r} with the messages of a chat, found {found}; name another with "
                 "messages_column=..."
             )
-        if isinstance(self.batch, pa.Table):
-            values: list[object] = self.batch[column].to_pylist()
-            return values
-        return list(self.batch[column])
+        table = self.table
+        if table is None:
+            return [value.tolist() if isinstance(value, np.ndarray) else value for value in self.batch[column]]
+        feature = _undecoded(Features.from_arrow_schema(table.schema)[column])
+        values: list[object] = Features({column: feature}).decode_column(table[column].to_pylist(), column)
+        return values
 
-    def media(self, column: str, num_rows: int) -> list[list[ImageReference]] | list[None]:
-        """The references in a media column: one list for each row, empty without value; `None` without column."""
+    def media(self, column: str, num_rows: int) -> list[list[ImageReference] | None]:
+        """The references in a media column: one list for each row, `None` without column or value."""
         if column not in self.column_names:
             return [None] * num_rows
         table = self.table
         values = self.batch[column] if table is None else table[column].to_pylist()
-        return [_as_list(value) for value in values]
+        return [None if value is None else as_references(value) for value in values]
 
 
-def _as_list(value: object) -> list[ImageReference]:
+def _undecoded(feature: object) -> object:
+    """A feature whose images, videos and audio, however deep inside, are read as stored."""
+    if isinstance(feature, Image | Audio | Video):
+        return replace(feature, decode=False)
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_undecoded(feature.feature))
+    if isinstance(feature, Mapping):
+        return {name: _undecoded(inner) for name, inner in feature.items()}
+    return [_undecoded(inner) for inner in feature] if isinstance(feature, list) else feature
+
+
+def as_references(value: object) -> list[ImageReference]:
+    """A row's media as a list: a row with one item may hold it without a list around it."""
     if value is None:
         return []
-    # A row with one image may hold it without a list around it.
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
     return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
 
 
@@ -95,13 +119,30 @@ def store_images(images: Sequence[ImageReference], column: str, media_root: str 
     return stored
 
 
+OWN_COLUMNS = (INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, IMAGES)
+
+
+def check_columns(reader: BatchReader, replaced: Sequence[str]) -> None:
+    """Checks that the transform overwrites no column that it does not read.
+
+    Raises:
+        ConversationError: If it would.
+    """
+    lost = sorted((set(reader.column_names) & set(OWN_COLUMNS)) - set(replaced))
+    if lost:
+        raise ConversationError(
+            f"the transform would overwrite the column(s) {', '.join(lost)}; rename or remove them before the map"
+        )
+
+
 def write_batch(
     reader: BatchReader, rows: Sequence[TokenisedRow], images: Sequence[list[StoredMedia]], replaced: Sequence[str]
 ) -> pa.Table | dict[str, list[object]]:
     """The transform's result in the form that the batch came in.
 
     Arrow in, Arrow out: a table with explicit types, the columns that are not replaced passed through. `Dataset.map`
-    takes it as it is, so that no type is inferred from whichever rows come first. Plain dict in, plain dict out.
+    takes it as it is, so that no type is inferred from whichever rows come first. Plain dict in, plain dict out, with
+    the transform's own columns alone.
     """
     table = reader.table
     if table is None:
@@ -114,15 +155,44 @@ def write_batch(
         }
     features = tokenised_features(Features.from_arrow_schema(table.schema), replaced)
     schema = features.arrow_schema
-    own = {
+    unchanged = _unchanged_images(table, replaced[-1], images, schema)
+    own: dict[str, pa.Array | pa.ChunkedArray] = {
         INPUT_IDS: _list_array([row.input_ids for row in rows]),
         LABELS: _list_array([row.labels for row in rows]),
         LENGTH: pa.array([len(row.input_ids) for row in rows], pa.int32()),
         MEDIA_INFO: pa.array([row.media for row in rows], schema.field(MEDIA_INFO).type),
-        IMAGES: pa.array(list(images), schema.field(IMAGES).type),
+        IMAGES: unchanged if unchanged is not None else pa.array(list(images), schema.field(IMAGES).type),
     }
     columns = [own[name] if name in own else table[name] for name in schema.names]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _unchanged_images(
+    table: pa.Table, column: str, images: Sequence[list[StoredMedia]], schema: pa.Schema
+) -> pa.ChunkedArray | None:
+    """The source's image column where it is what would be written: embedded files are megabytes to copy."""
+    if column not in table.column_names or table.schema.field(column).type != schema.field(IMAGES).type:
+        return None
+    values = table[column]
+    if values.null_count or any(
+        given is None or given["path"] != stored["path"] or (given["bytes"] is None) != (stored["bytes"] is None)
+        for row, wanted in zip(_without_bytes(values), images, strict=True)
+        for given, stored in zip_longest(row, wanted, fillvalue={"path": "", "bytes": None})
+    ):
+        return None
+    return values
+
+
+def _without_bytes(values: pa.ChunkedArray) -> list[list[StoredMedia | None]]:
+    """The references of an image column with whether they have bytes, but not the bytes."""
+    flat = values.combine_chunks().flatten()
+    if isinstance(flat, pa.ChunkedArray):
+        flat = flat.combine_chunks()
+    paths, present = flat.field("path").to_pylist(), flat.field("bytes").is_valid().to_pylist()
+    items: Iterator[StoredMedia | None] = (
+        {"path": path, "bytes": b"" if has_bytes else None} for path, has_bytes in zip(paths, present, strict=True)
+    )
+    return [list(islice(items, length)) for length in pc.list_value_length(values).to_pylist()]
 
 
 def _list_array(values: Sequence[np.ndarray]) -> pa.ListArray:

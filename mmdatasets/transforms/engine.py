@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 from mmdatasets.chat.control_tokens import ControlTokenGuard, Piece
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
-from mmdatasets.errors import MediaError, TemplateError
+from mmdatasets.errors import MediaError, MediaProcessorError, TemplateError
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source
@@ -191,6 +191,17 @@ class Engine:
                     raise error.at(index=index, source=describe_source(reference)) from error.__cause__
             result.append(decoded[key])
         return result
+
+    def locate_refusal(
+        self, error: MediaProcessorError, images: Sequence[ImageReference], decoded: Sequence[torch.Tensor]
+    ) -> MediaProcessorError:
+        """The processor's error on a batch, at the first image that it refuses by itself, where there is one."""
+        for index, (reference, image) in enumerate(zip(images, decoded, strict=True)):
+            try:
+                self.runner.plan_image(image.shape[2], image.shape[1])
+            except MediaProcessorError as own:
+                return own.at(index=index, source=describe_source(reference))
+        return error
 
     @cached_property
     def blank_image(self) -> tuple[torch.Tensor, list[int]]:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from mmdatasets import auto_plugin
-from mmdatasets.errors import CollateError
+from mmdatasets.errors import CollateError, MediaProcessorError
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
 
@@ -106,6 +106,39 @@ def test_a_changed_file_is_noticed(plugin, image_file, tmp_path) -> None:
     path.write_bytes(image_file(300, 300).read_bytes())
     with pytest.raises(CollateError, match=r"make 121 features, but its input_ids have 4 media tokens.*map again"):
         plugin.collator()([{name: column[0] for name, column in rows.items()}])
+
+
+def test_exchanged_images_are_noticed(plugin, mapped) -> None:
+    row = dict(mapped[1])
+    row["images"] = row["images"][::-1]
+    with pytest.raises(CollateError, match=r"its images make \[4, 6\] features, but \[6, 4\] were planned"):
+        plugin.collator()([row])
+
+
+def test_attributes_on_the_processor_do_not_reach_the_collator(image_file) -> None:
+    processor = build_processor("qwen2_vl")
+    processor.image_max_pixels = 10_000
+    plugin = auto_plugin(processor)
+    rows = plugin.transform({"messages": [chat("<image>")], "images": [[image_file(300, 300)]]})
+    batch = plugin.collator()([{name: column[0] for name, column in rows.items()}])
+    assert batch["image_grid_thw"].prod() == 4 * rows["media_info"][0][0]["num_tokens"]
+
+
+def test_a_refused_image_is_named(plugin, image_file, tmp_path) -> None:
+    path = tmp_path / "grown.jpg"
+    path.write_bytes(image_file(60, 60).read_bytes())
+    images = [[image_file(60, 60)], [image_file(60, 60), path]]
+    rows = plugin.transform({"messages": [chat("<image>"), chat("<image><image>")], "images": images})
+    path.write_bytes(image_file(300, 1).read_bytes())
+    rows = [{name: column[index] for name, column in rows.items()} for index in range(2)]
+    with pytest.raises(MediaProcessorError, match=r"row 1 of the batch, column 'images', index 1 \(.*grown.jpg\)"):
+        plugin.collator()(rows)
+
+
+def test_labels_in_some_rows_only_are_refused(plugin, mapped) -> None:
+    row = {name: value for name, value in mapped[0].items() if name != "labels"}
+    with pytest.raises(CollateError, match="row 1 of the batch: no 'labels'"):
+        plugin.collator()([mapped[0], row])
 
 
 def test_padding_arguments_are_checked(plugin) -> None:

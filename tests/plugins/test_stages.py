@@ -76,7 +76,9 @@ def test_attributes_on_the_processor_are_the_stages_budget(processor, image_file
 def test_features_that_do_not_fit_name_the_row(processor, image_file) -> None:
     plugin = auto_plugin(processor)
     ids = [[1, 2, 3], [processor.image_token_id] * 3]
-    with pytest.raises(CollateError, match=r"row 1 of the batch: its 1 image\(s\) make \d+ features.* 3 media tokens"):
+    with pytest.raises(
+        CollateError, match=r"row 1 of the batch \(.*jpg\): its 1 image\(s\) make \d+ features.* 3 media tokens"
+    ):
         plugin.get_mm_inputs([image_file(200, 100)], [], [], [0, 1], [0, 0], [0, 0], ids, None)
     with pytest.raises(CollateError, match="remove_unused_columns=False"):
         plugin.get_mm_inputs([], [], [], [0, 0], [0, 0], [0, 0], ids, None)
@@ -133,6 +135,22 @@ class ThirdPartyPlugin(Qwen2VLPlugin):
     """Overrides nothing."""
 
 
+@dataclass(eq=False)
+class OwnInputsPlugin(Qwen2VLPlugin):
+    """Adds an input of its own."""
+
+    def get_mm_inputs(self, *args):
+        return super().get_mm_inputs(*args) | {"own": torch.ones(1)}
+
+
+def test_a_third_partys_own_inputs_reach_the_batch(image_file) -> None:
+    plugin = OwnInputsPlugin(processor=build_processor("qwen2_vl"))
+    rows = plugin.transform({"messages": [CHAT], "images": [[image_file(60, 60)] * 2]})
+    batch = plugin.collator()([{name: column[0] for name, column in rows.items()}])
+    assert batch["own"].item() == 1
+    assert "pixel_values" in batch
+
+
 def test_a_third_partys_plugin_registers(image_file) -> None:
     register_mm_plugin("third_party", ThirdPartyPlugin)
     register_mm_plugin("third_party", ThirdPartyPlugin)  # a notebook cell run twice
@@ -161,5 +179,7 @@ def test_options_are_checked() -> None:
             MediaOptions(image_max_pixels=wrong)
     with pytest.raises(ValueError, match="must not exceed"):
         MediaOptions(image_min_pixels=10, image_max_pixels=5)
+    with pytest.raises(ValueError, match="media_root must be a local directory"):
+        MediaOptions(media_root="memory://folder")
     with pytest.raises(ValueError, match="image_backend"):
         MediaOptions(image_backend="opencv")

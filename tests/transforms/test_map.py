@@ -175,6 +175,77 @@ def test_placeholders_without_an_image_column_are_refused(plugin) -> None:
     )
 
 
+def test_null_media_is_no_literal_text(plugin) -> None:
+    features = datasets.Features({"messages": datasets.Json(), "images": [datasets.Image(decode=False)]})
+    dataset = datasets.Dataset.from_dict({"messages": [chat("x"), chat()], "images": [[], None]}, features=features)
+    with pytest.raises(PlaceholderError, match=r"row 1: the text has 1 '<image>'"):
+        dataset.map(plugin.transform, batched=True, with_indices=True)
+
+
+@pytest.mark.parametrize("column", ["videos", "audio"])
+def test_media_that_is_not_supported_yet_is_refused(column: str, plugin) -> None:
+    with pytest.raises(MediaError, match=f"row 1 of the batch, column '{column}': videos and audio are not supported"):
+        plugin.transform({"messages": [chat("x")] * 2, column: [None, ["a.mp4"]]})
+    assert plugin.transform({"messages": [chat("x")], column: [[]]})["length"]
+
+
+@pytest.mark.parametrize("column", ["labels", "length", "media_info", "input_ids"])
+def test_columns_are_not_overwritten(column: str, plugin) -> None:
+    with pytest.raises(ConversationError, match=f"would overwrite the column\\(s\\) {column}"):
+        plugin.transform({"messages": [chat("x")], column: [1]})
+
+
+def test_images_inside_messages_are_not_decoded(plugin) -> None:
+    data = cut_pixel_data(encode_image(600, 400, format="JPEG"))
+    part = {"type": datasets.Value("string"), "text": datasets.Value("string"), "image": datasets.Image()}
+    features = datasets.Features({"messages": [{"role": datasets.Value("string"), "content": [part]}]})
+    parts = [
+        {"type": "image", "text": None, "image": {"bytes": data, "path": None}},
+        {"type": "text", "text": "What?", "image": None},
+    ]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "This.", "image": None}]}
+    dataset = datasets.Dataset.from_dict(
+        {"messages": [[{"role": "user", "content": parts}, answer]]}, features=features
+    )
+    mapped = dataset.map(plugin.transform, batched=True, features=plugin.features(dataset.features))
+    assert mapped[0]["images"] == [{"bytes": data, "path": None}]
+    assert mapped[0]["input_ids"] == plugin.transform({"messages": [chat()], "images": [[data]]})["input_ids"][0]
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch", "arrow"])
+def test_formatted_datasets(form: str, plugin, image_file) -> None:
+    rows = {"messages": [chat(), chat("none")], "images": [[str(image_file(60, 60))], []]}
+    features = datasets.Features({"messages": datasets.Json(), "images": [datasets.Image(decode=False)]})
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    mapped = dataset.with_format(form).map(
+        plugin.transform, batched=True, features=plugin.features(features), remove_columns=["messages"]
+    )
+    assert mapped.with_format(None)["input_ids"][:] == plugin.transform(rows)["input_ids"]
+
+
+def test_other_calls_of_map_are_explained(plugin) -> None:
+    dataset = datasets.Dataset.from_dict({"messages": [chat("x")]})
+    with pytest.raises(ConversationError, match="batched=True"):
+        dataset.map(plugin.transform, batched=True, input_columns=["messages"])
+    with pytest.raises(ConversationError, match="batched=True"):
+        dataset.with_format("pandas").map(plugin.transform, batched=True)
+
+
+def test_embedded_images_pass_through(plugin, image_file) -> None:
+    files = [encode_image(60 + 10 * index, 60) for index in range(4)]
+    images = [[{"bytes": files[0], "path": "a.jpg"}], [], [{"bytes": files[1], "path": None}] * 2]
+    inline = [{"type": "image", "image": str(image_file(60, 60))}, {"type": "image"}]
+    chats = [chat(), chat("none"), chat("<image><image>")]
+    features = datasets.Features({"messages": datasets.Json(), "images": [datasets.Image(decode=False)]})
+    dataset = datasets.Dataset.from_dict({"messages": chats, "images": images}, features=features)
+    mapped = dataset.map(plugin.transform, batched=True, features=plugin.features(features))
+    assert mapped["images"][:] == images
+    mixed = [[{"role": "user", "content": inline}, {"role": "assistant", "content": "x"}]]
+    dataset = datasets.Dataset.from_dict({"messages": mixed, "images": images[:1]}, features=features)
+    mapped = dataset.map(plugin.transform, batched=True, features=plugin.features(features))
+    assert mapped[0]["images"] == [{"bytes": None, "path": str(image_file(60, 60))}, images[0][0]]
+
+
 # ------------------------------------------------------------------------------------------------- fingerprints
 
 
