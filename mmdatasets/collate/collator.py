@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MediaInputs: TypeAlias = "dict[str, torch.Tensor | list[list[int]] | NestedTensors]"
 """Inputs of a model by name: tensors, lists that accompany the token ids of each row, and nested lists of tensors."""
 
-NestedTensors: TypeAlias = "list[torch.Tensor | NestedTensors]"
+NestedTensors: TypeAlias = "Sequence[torch.Tensor | NestedTensors]"
 """For models that take each row's tensors, of whatever sizes, in a list of its own."""
 
 

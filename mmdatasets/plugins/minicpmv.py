@@ -95,7 +95,7 @@ class MiniCPMVPlugin(BasePlugin):
         ends = (tokenizer.im_end_id, tokenizer.slice_end_id)
         rows = [np.asarray(ids) for ids in batch_ids]
         empty: MediaInputs = {name: [[] for _ in rows] for name in _PER_ROW}
-        result = {**empty, **inputs, "image_bound": [_bounds(ids, starts, ends) for ids in rows]}
+        result: MediaInputs = {**empty, **inputs, "image_bound": [_bounds(ids, starts, ends) for ids in rows]}
         if not hasattr(engine.runner.processor, "feature_extractor"):
             return result
         result |= {"audio_features": [], "audio_feature_lens": []}

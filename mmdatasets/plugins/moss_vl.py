@@ -64,7 +64,7 @@ class MossVLPlugin(BasePlugin):
         padding = batch["attention_mask"][:, None, :, None] == 0
         counts: list[int] = batch[_MEDIA_COUNTS].tolist()
         masked = batch["cross_attention_mask"] | padding
-        return batch | {"cross_attention_mask": masked, _MEDIA_COUNTS: counts}  # type: ignore[dict-item]
+        return {**batch, "cross_attention_mask": masked, _MEDIA_COUNTS: counts}  # type: ignore[dict-item]
 
 
 def _process(runner: ProcessorRunner, images: Sequence[torch.Tensor], lengths: Sequence[int]) -> dict[str, object]:

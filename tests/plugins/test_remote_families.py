@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import transformers
 from datasets.fingerprint import Hasher
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -71,6 +72,10 @@ SCENARIOS: dict[str, Rows] = {
 @pytest.fixture(params=list_standins())
 def standin(request: pytest.FixtureRequest) -> StandInProcessor:
     return build_standin(request.param)
+
+
+def _name(request: pytest.FixtureRequest) -> str:
+    return str(request.node.callspec.params["standin"])
 
 
 def is_minicpm(processor: StandInProcessor) -> bool:
@@ -144,7 +149,7 @@ def test_batches_equal_the_published_call(
     chats, sizes = SCENARIOS[scenario]
     images = files(sizes, image_file)
     plugin = auto_plugin(standin)
-    assert plugin.family == FAMILIES[request.node.callspec.params["standin"]]
+    assert plugin.family == FAMILIES[_name(request)]
     rows = map_rows(plugin, chats, images)
     ours, theirs = collate(plugin, rows), published_call(build_standin(_name(request)), chats, images)
     mask = ours["attention_mask"].bool()
@@ -153,10 +158,6 @@ def test_batches_equal_the_published_call(
     assert set(ours) - {*TEXT, *OWN} == set(theirs) - {*TEXT}
     for name in set(theirs) - {*TEXT}:
         assert_same(ours[name], theirs[name], name)
-
-
-def _name(request: pytest.FixtureRequest) -> str:
-    return str(request.node.callspec.params["standin"])
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -349,6 +350,53 @@ def test_minicpm_positions_count_the_real_tokens(side: str, image_file: ImageFac
     for row, positions, mask in zip(rows, data["position_ids"], data["attention_mask"], strict=True):
         assert positions[mask.bool()].tolist() == list(range(row["length"]))
         assert not positions[~mask.bool()].any()
+
+
+class PublishedForward(torch.nn.Module):
+    """The interface of MiniCPM-V's forward: `data` with the media, everything else for the text model."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(vocab_size, 8)
+        self.see = torch.nn.Linear(3 * 14 * 14, 8)
+
+    def forward(self, data: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        embedded = self.embed(data["input_ids"])
+        rows = []
+        for row, bounds, slices in zip(embedded, data["image_bound"], data["pixel_values"], strict=True):
+            places = [torch.arange(start, end) for start, end in bounds.tolist()]
+            features = [
+                self.see(part.unflatten(2, (-1, 14)).permute(2, 0, 1, 3).flatten(1)).mean(0) for part in slices
+            ]
+            for place, feature in zip(places, features, strict=True):
+                row = row.index_copy(0, place, feature.expand(len(place), -1))
+            rows.append(row)
+        logits = torch.stack(rows) @ self.embed.weight.T
+        assert data["position_ids"].shape == kwargs["attention_mask"].shape == data["input_ids"].shape
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), kwargs["labels"][:, 1:].flatten())
+        return {"loss": loss}
+
+
+def test_minicpm_batches_go_through_the_trainer(image_file: ImageFactory, tmp_path: Path) -> None:
+    chats, sizes = SCENARIOS["mixed"]
+    processor = build_standin("minicpm_v")
+    plugin = auto_plugin(processor)
+    rows = map_rows(plugin, chats, files(sizes, image_file))
+    model = PublishedForward(len(processor.tokenizer))
+    before = model.see.weight.detach().clone()
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+    )
+    result = transformers.Trainer(model, arguments, train_dataset=rows, data_collator=plugin.collator()).train()
+    assert np.isfinite(result.training_loss)
+    assert not torch.equal(model.see.weight, before)
 
 
 def test_image_numbers_begin_anew_in_each_row(image_file: ImageFactory) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor
 
 
-class StandInProcessor(ProcessorMixin):
+class StandInProcessor(ProcessorMixin):  # type: ignore[misc]
     """A processor whose parts are an image processor of a known class and a fast tokenizer."""
 
     image_processor_type: ClassVar[type[BaseImageProcessor]]

@@ -42,7 +42,7 @@ _CHAT_TEMPLATE = (
 )
 
 
-class KimiVLImageProcessor(BaseImageProcessor):
+class KimiVLImageProcessor(BaseImageProcessor):  # type: ignore[misc]
     """Cuts images into patches at their own aspect ratio."""
 
     model_input_names: ClassVar[list[str]] = ["pixel_values", "image_grid_hws"]
@@ -61,9 +61,7 @@ class KimiVLImageProcessor(BaseImageProcessor):
         self.in_token_limit = in_token_limit
         self.merge_kernel_size = list(merge_kernel_size)
 
-    def rescale(  # type: ignore[override]
-        self, image: PIL.Image.Image, merge_kernel_size: Sequence[int] = (2, 2)
-    ) -> PIL.Image.Image:
+    def rescale(self, image: PIL.Image.Image, merge_kernel_size: Sequence[int] = (2, 2)) -> PIL.Image.Image:
         """Brings an image to a size of whole patches."""
         size = self.patch_size
         patches = (image.width // size) * (image.height // size)

@@ -49,7 +49,7 @@ _CHAT_TEMPLATE = (
 )
 
 
-class MiniCPMVImageProcessor(BaseImageProcessor):
+class MiniCPMVImageProcessor(BaseImageProcessor):  # type: ignore[misc]
     """Slices images. Attributes as published; those not needed here are left out."""
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
@@ -123,8 +123,8 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
         overview = image.resize(self._fit(*image.size, upscale=grid is None), bicubic)
         if grid is None:
             return [overview]
-        cell = [self._whole(side, parts) / parts for side, parts in zip(image.size, grid, strict=True)]
-        width, height = self._fit(*cell, upscale=True)
+        cell_width, cell_height = (self._whole(side, n) / n for side, n in zip(image.size, grid, strict=True))
+        width, height = self._fit(cell_width, cell_height, upscale=True)
         resized = image.resize((width * grid[0], height * grid[1]), bicubic)
         corners = [(column * width, row * height) for row in range(grid[1]) for column in range(grid[0])]
         return [overview, *(resized.crop((x, y, x + width, y + height)) for x, y in corners)]
@@ -265,8 +265,8 @@ class MiniCPMOProcessor(MiniCPMVProcessor):
         none = [0] * len(ids)
         audio = _spans(list(ids), none, (tokenizer.audio_start_id,), (tokenizer.audio_end_id,))
         speech = _spans(list(ids), none, (tokenizer.spk_start_id,), (tokenizer.spk_end_id,))
-        data |= {"attention_mask": mask, "audio_bounds": audio, "spk_bounds": speech}
-        return BatchFeature({**data, "audio_features": [], "audio_feature_lens": []})
+        none_of = {"audio_bounds": audio, "spk_bounds": speech, "audio_features": [], "audio_feature_lens": []}
+        return BatchFeature({**data, "attention_mask": mask, **none_of})
 
 
 def _spans(

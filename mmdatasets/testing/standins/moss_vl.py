@@ -37,7 +37,7 @@ _CHAT_TEMPLATE = (
 )
 
 
-class MossVLImageProcessorFast(Qwen2VLImageProcessor):
+class MossVLImageProcessorFast(Qwen2VLImageProcessor):  # type: ignore[misc]
     """Qwen2-VL's, with a pixel budget that the images of a call share."""
 
     multi_image_max_pixels: int | None = None

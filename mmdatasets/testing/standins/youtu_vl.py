@@ -33,7 +33,7 @@ _TOKENS = (
 )
 
 
-class Siglip2ImageProcessorFast(BaseImageProcessor):
+class Siglip2ImageProcessorFast(BaseImageProcessor):  # type: ignore[misc]
     """Cuts images into patches near their own size."""
 
     model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_attention_mask", "spatial_shapes"]
@@ -64,7 +64,8 @@ class Siglip2ImageProcessorFast(BaseImageProcessor):
         values, shapes = [], []
         for image in images:
             pixels = image if isinstance(image, torch.Tensor) else tv.pil_to_tensor(image.convert("RGB"))
-            target = self._target(*pixels.shape[-2:], max_num_patches or self.max_num_patches)
+            height, width = pixels.shape[-2:]
+            target = self._target(height, width, max_num_patches or self.max_num_patches)
             pixels = tv.resize(pixels, list(target), tv.InterpolationMode.BILINEAR, antialias=True)
             pixels = (pixels.float() / 255 - 0.5) / 0.5
             rows, columns = target[0] // size, target[1] // size
