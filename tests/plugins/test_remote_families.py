@@ -364,14 +364,12 @@ class PublishedForward(torch.nn.Module):
         embedded = self.embed(data["input_ids"])
         rows = []
         for row, bounds, slices in zip(embedded, data["image_bound"], data["pixel_values"], strict=True):
-            places = [torch.arange(start, end) for start, end in bounds.tolist()]
-            features = [
-                self.see(part.unflatten(2, (-1, 14)).permute(2, 0, 1, 3).flatten(1)).mean(0) for part in slices
-            ]
-            for place, feature in zip(places, features, strict=True):
-                row = row.index_copy(0, place, feature.expand(len(place), -1))
+            for (start, end), part in zip(bounds.tolist(), slices, strict=True):
+                patches = part.unflatten(2, (-1, 14)).permute(2, 0, 1, 3).flatten(1)
+                feature = self.see(patches).mean(dim=0, keepdim=True)
+                row = torch.cat([row[:start], feature.expand(end - start, -1), row[end:]])  # noqa: PLW2901
             rows.append(row)
-        logits = torch.stack(rows) @ self.embed.weight.T
+        logits = torch.stack(rows).cumsum(dim=1) @ self.embed.weight.T  # each token sees those before it
         assert data["position_ids"].shape == kwargs["attention_mask"].shape == data["input_ids"].shape
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), kwargs["labels"][:, 1:].flatten())
         return {"loss": loss}
