@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 import PIL.Image
@@ -41,14 +42,14 @@ class KimiVLPlugin(BasePlugin):
         return _expansion(runner, patches)
 
     def process_images(
-        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+        self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]
     ) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the image processor on all images: `pixel_values` `(num_patches, 3, ...)`, `image_grid_hws`."""
         runner = engine.runner
         if not _is_remote(runner.processor):
-            return super().process_images(engine, images, lengths)
+            return super().process_images(engine, images)
         with refusing():
-            outputs = runner.processor.image_processor(as_pil(images), return_tensors="pt")
+            outputs = runner.processor.image_processor(as_pil(list(chain(*images))), return_tensors="pt")
         return dict(outputs), [_expansion(runner, math.prod(grid)) for grid in outputs["image_grid_hws"].tolist()]
 
 

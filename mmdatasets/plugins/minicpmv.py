@@ -60,7 +60,7 @@ class MiniCPMVPlugin(BasePlugin):
         return replace(expansion, text=processor.image_processor.get_image_id_placeholder(index) + expansion.text)
 
     def process_images(
-        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+        self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]
     ) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the image processor on each row's images.
 
@@ -69,8 +69,7 @@ class MiniCPMVPlugin(BasePlugin):
             one for each overview and slice), `tgt_sizes` (their patches, `(num_slices, 2)`), `image_sizes`. Then
             what each image becomes in the text.
         """
-        supply = iter(as_pil(images))
-        rows = [[next(supply) for _ in range(length)] for length in lengths]
+        rows = [as_pil(row) for row in images]
         expansions = [self.plan_image(engine.runner, ImageInfo(*image.size)) for row in rows for image in row]
         with refusing():
             outputs = engine.runner.processor.image_processor(rows, return_tensors="pt")

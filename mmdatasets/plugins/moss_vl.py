@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,7 +39,7 @@ class MossVLPlugin(BasePlugin):
         return Expansion(runner.image_token, (1,))
 
     def process_images(
-        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+        self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]
     ) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the processor on the batch.
 
@@ -46,14 +47,15 @@ class MossVLPlugin(BasePlugin):
             `pixel_values` `(num_patches, patch_dim)`, `grid_thw` `(num_media, 3)` and `media_nums_per_sample`, a
             blank image for rows without included, and what each image becomes in the text.
         """
-        return _process(engine.runner, images, lengths), [Expansion(engine.runner.image_token, (1,)) for _ in images]
+        token = engine.runner.image_token
+        return _process(engine.runner, images), [Expansion(token, (1,)) for _ in chain(*images)]
 
     def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
         """Adds `cross_attention_mask` `(batch, 1, length, max_media)`, true where a token does not see an image."""
         if not batch_ids:
             return inputs
         if _MEDIA_COUNTS not in inputs:
-            inputs = {**inputs, **_process(engine.runner, [], [0] * len(batch_ids))}  # type: ignore[dict-item]
+            inputs = {**inputs, **_process(engine.runner, [[] for _ in batch_ids])}  # type: ignore[dict-item]
         mask = engine.runner.processor._create_cross_attention_mask(
             [list(ids) for ids in batch_ids], inputs["grid_thw"], inputs[_MEDIA_COUNTS]
         )
@@ -67,9 +69,9 @@ class MossVLPlugin(BasePlugin):
         return {**batch, "cross_attention_mask": masked, _MEDIA_COUNTS: counts}  # type: ignore[dict-item]
 
 
-def _process(runner: ProcessorRunner, images: Sequence[torch.Tensor], lengths: Sequence[int]) -> dict[str, object]:
+def _process(runner: ProcessorRunner, images: Sequence[Sequence[torch.Tensor]]) -> dict[str, object]:
     processor = runner.processor
-    texts = [processor.image_placeholder * length or "-" for length in lengths]  # it refuses empty ones
+    texts = [processor.image_placeholder * len(row) or "-" for row in images]  # it refuses empty ones
     with refusing():
-        outputs = processor(text=texts, images=list(images) or None, padding=True, return_tensors="pt")
+        outputs = processor(text=texts, images=list(chain(*images)) or None, padding=True, return_tensors="pt")
     return {name: outputs[name] for name in ("pixel_values", "grid_thw", _MEDIA_COUNTS)}

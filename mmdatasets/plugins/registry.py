@@ -66,7 +66,7 @@ _FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(Qwen2VLPlugin, ("Qwen2VLProcessor", "Qwen2_5_VLProcessor"), ("qwen2_5_vl",)),
     "qwen3_vl": Family(Qwen2VLPlugin, ("Qwen3VLProcessor",)),
     "video_llava": Family(StandardPlugin, ("VideoLlavaProcessor",)),
-    "minicpmv": Family(MiniCPMVPlugin, ("MiniCPMVProcessor", "MiniCPMOProcessor"), ("minicpm_v",)),
+    "youtu_vl": Family(YoutuVLPlugin, ("YoutuVLProcessor",)),
 }
 
 

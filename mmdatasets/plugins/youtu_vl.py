@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -40,7 +41,7 @@ class YoutuVLPlugin(BasePlugin):
         return _expansion(runner, _process(runner, blank))
 
     def process_images(
-        self, engine: Engine, images: Sequence[torch.Tensor], lengths: Sequence[int]
+        self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]
     ) -> tuple[dict[str, object], list[Expansion]]:
         """Runs the image processor on each image, since it fails on several that become different numbers of patches.
 
@@ -48,7 +49,7 @@ class YoutuVLPlugin(BasePlugin):
             `pixel_values` `(num_images, most_patches, patch_dim)`, padded with zeros, `pixel_attention_mask`
             `(num_images, most_patches)` and `spatial_shapes` `(num_images, 2)`, and what each becomes in the text.
         """
-        made = [_process(engine.runner, image) for image in images]
+        made = [_process(engine.runner, image) for image in chain(*images)]
         outputs: dict[str, object] = {
             name: pad_sequence([one[name][0] for one in made], batch_first=True)
             for name in ("pixel_values", "pixel_attention_mask")

@@ -269,7 +269,7 @@ PLUGINS = {name: auto_plugin(build_standin(name)) for name in PLANNED}
 def test_the_plan_is_what_the_processor_makes(name: str, width: int, height: int) -> None:
     plugin = PLUGINS[name]
     image = torch.zeros((3, height, width), dtype=torch.uint8)
-    outputs, expansions = plugin.process_images(plugin.engine, [image], [1])
+    outputs, expansions = plugin.process_images(plugin.engine, [[image]])
     assert plugin.engine._plan(width, height) == expansions[0]
     if name == "minicpm_v":
         assert len(outputs["pixel_values"][0]) == len(expansions[0].runs)
@@ -305,7 +305,7 @@ def test_kimi_without_padding_is_planned_too() -> None:
     plugin = auto_plugin(processor)
     for width, height in [(100, 75), (29, 43), (1500, 1400)]:
         image = torch.zeros((3, height, width), dtype=torch.uint8)
-        assert plugin.engine._plan(width, height) == plugin.process_images(plugin.engine, [image], [1])[1][0]
+        assert plugin.engine._plan(width, height) == plugin.process_images(plugin.engine, [[image]])[1][0]
 
 
 @pytest.mark.parametrize(("name", "size"), [("kimi_vl", (8000, 20)), ("moss_vl", (201, 1))])
