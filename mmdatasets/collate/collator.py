@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.types import ImageReference
 
-MediaInputs: TypeAlias = dict[str, torch.Tensor | list[list[int]]]
-"""Inputs of a model by name: tensors, and lists that accompany the token ids of each row."""
+MediaInputs: TypeAlias = "dict[str, torch.Tensor | list[list[int]] | NestedTensors]"
+"""Inputs of a model by name: tensors, lists that accompany the token ids of each row, and nested lists of tensors."""
+
+NestedTensors: TypeAlias = "Sequence[torch.Tensor | NestedTensors]"
+"""For models that take each row's tensors, of whatever sizes, in a list of its own."""
 
 
 @dataclass
@@ -71,7 +74,7 @@ class MultimodalCollator:
             self._add_blank_image(sequences, images)
         batch = self._pad(sequences)
         media = self.plugin.collated_inputs(images, batch[INPUT_IDS].tolist(), _planned(rows, images))
-        batch |= {name: torch.as_tensor(value) for name, value in media.items()}
+        batch |= {name: _to_tensor(value) for name, value in media.items()}
         return BatchFeature(self.plugin.finish_batch(self.plugin.engine, batch))
 
     def _add_blank_image(self, sequences: Mapping[str, list[list[int]]], images: list[list[ImageReference]]) -> None:
@@ -93,6 +96,15 @@ class MultimodalCollator:
         multiple = self.pad_to_multiple_of or 1
         length = -(-length // multiple) * multiple
         return {name: _pad_rows(rows, length, values.get(name, 0), side) for name, rows in sequences.items()}
+
+
+def _to_tensor(value: object) -> torch.Tensor:
+    """Makes lists of numbers a tensor. Lists of tensors stay, also those that are empty for want of media."""
+    leaf = value
+    while isinstance(leaf, list):
+        leaf = next((item for item in leaf if not (isinstance(item, list) and not item)), None)
+    nested = isinstance(value, list) and (leaf is None or isinstance(leaf, torch.Tensor))
+    return value if nested else torch.as_tensor(value)  # type: ignore[return-value]
 
 
 def _pad_rows(rows: Sequence[Sequence[int]], length: int, value: int, side: str) -> torch.Tensor:

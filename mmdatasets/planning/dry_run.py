@@ -57,12 +57,14 @@ class ProcessorRunner:
     Args:
         processor: The model's processor, or a bare tokenizer for a text-only model.
         overrides: Per modality, keyword arguments that replace the processor's own, planned and collated alike.
+        image_tokens: Placeholder of an image and token of one image feature, where the processor cannot be asked.
     """
 
     def __init__(
         self,
         processor: ProcessorMixin | PreTrainedTokenizerBase,
         overrides: Mapping[Modality, ProcessorKwargs] | None = None,
+        image_tokens: tuple[str, str] | None = None,
     ) -> None:
         self.processor = processor
         self.tokenizer = get_tokenizer(processor)
@@ -72,6 +74,9 @@ class ProcessorRunner:
             token = getattr(processor, f"{modality}_token", None)
             if isinstance(token, str):
                 self.placeholders[modality] = token
+        self._known_image_token: str | None = None
+        if image_tokens is not None:
+            self.placeholders["image"], self._known_image_token = image_tokens
         self._meta_works: bool | None = None
         self._kwargs = self._merge_kwargs(overrides or {})
 
@@ -119,6 +124,8 @@ class ProcessorRunner:
 
         It is the added token that a medium-sized image's expansion has most of.
         """
+        if self._known_image_token is not None:
+            return self._known_image_token
         text = self._dry_run([ImageInfo(_REFERENCE_SIDE, _REFERENCE_SIDE)])[0]
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
         found = Counter(re.findall("|".join(map(re.escape, sorted(added, key=len, reverse=True))), text))

@@ -37,6 +37,13 @@ class FamilyHooks:
         """The processor's own size arguments for a pixel budget, where it has such arguments."""
         return {}
 
+    def image_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> tuple[str, str] | None:
+        """What the chat template writes for an image, and the token that stands for one of its features.
+
+        For processors that cannot be asked: code from a model hub lacks the hooks of transformers' own. `None` asks.
+        """
+        return None
+
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
         return runner.plan_image(info.width, info.height)

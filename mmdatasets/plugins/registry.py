@@ -9,10 +9,14 @@ from mmdatasets.errors import UnknownPluginError
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.ernie_vl import ErnieVLPlugin
 from mmdatasets.plugins.generic import GenericPlugin, StandardPlugin
+from mmdatasets.plugins.kimi_vl import KimiVLPlugin
+from mmdatasets.plugins.minicpmv import MiniCPMVPlugin
 from mmdatasets.plugins.minicpmv4_6 import MiniCPMV46Plugin
 from mmdatasets.plugins.mllama import MllamaPlugin
+from mmdatasets.plugins.moss_vl import MossVLPlugin
 from mmdatasets.plugins.paligemma import PaliGemmaPlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
+from mmdatasets.plugins.youtu_vl import YoutuVLPlugin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -43,14 +47,16 @@ _FAMILIES: dict[str, Family] = {
     "gemma4": Family(StandardPlugin, ("Gemma4Processor",)),
     "glm4v": Family(StandardPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
     "internvl": Family(StandardPlugin, ("InternVLProcessor",), ("intern_vl",)),
-    "kimi_vl": Family(StandardPlugin, ("Kimi_K25Processor",)),
+    "kimi_vl": Family(KimiVLPlugin, ("KimiVLProcessor", "Kimi_K25Processor")),
     "lfm2_vl": Family(StandardPlugin, ("Lfm2VlProcessor",)),
     "llama4": Family(StandardPlugin, ("Llama4Processor",)),
     "llava": Family(StandardPlugin, ("LlavaProcessor",)),
     "llava_next": Family(StandardPlugin, ("LlavaNextProcessor",)),
     "llava_next_video": Family(StandardPlugin, ("LlavaNextVideoProcessor",)),
+    "minicpmv": Family(MiniCPMVPlugin, ("MiniCPMVProcessor", "MiniCPMOProcessor"), ("minicpm_v",)),
     "minicpmv4_6": Family(MiniCPMV46Plugin, ("MiniCPMV4_6Processor",), ("minicpm_v_4_6",)),
     "mllama": Family(MllamaPlugin, ("MllamaProcessor",)),
+    "moss_vl": Family(MossVLPlugin, ("MossVLProcessor",)),
     "paligemma": Family(PaliGemmaPlugin, ("PaliGemmaProcessor",)),
     "pixtral": Family(StandardPlugin, ("PixtralProcessor",), ("mistral3",)),
     "qwen2_audio": Family(StandardPlugin, ("Qwen2AudioProcessor",)),
@@ -60,6 +66,7 @@ _FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(Qwen2VLPlugin, ("Qwen2VLProcessor", "Qwen2_5_VLProcessor"), ("qwen2_5_vl",)),
     "qwen3_vl": Family(Qwen2VLPlugin, ("Qwen3VLProcessor",)),
     "video_llava": Family(StandardPlugin, ("VideoLlavaProcessor",)),
+    "youtu_vl": Family(YoutuVLPlugin, ("YoutuVLProcessor",)),
 }
 
 

@@ -48,7 +48,8 @@ class Engine:
     ) -> None:
         self.options = options
         self._plugin = plugin
-        self.runner = ProcessorRunner(processor, plugin.processor_kwargs(processor, options))
+        image_tokens = plugin.image_tokens(processor) if hasattr(processor, "image_processor") else None
+        self.runner = ProcessorRunner(processor, plugin.processor_kwargs(processor, options), image_tokens)
         self.tokenizer = self.runner.tokenizer
         self.encoder = TextEncoder(self.tokenizer)
         self.guard = ControlTokenGuard(self._control_tokens(plugin.allowed_special))
