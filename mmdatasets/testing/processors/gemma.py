@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import transformers
 from transformers import PreTrainedTokenizerFast, ProcessorMixin
 
+from mmdatasets.plugins.paligemma import PaliGemmaPlugin
 from mmdatasets.testing.processors.registry import family, normalisation, read_chat_template
 from mmdatasets.testing.tokenizer import build_tokenizer
 
@@ -35,8 +36,10 @@ def _paligemma() -> ProcessorMixin:
         size={"height": 224, "width": 224}, resample=3, image_seq_length=256, **normalisation("half")
     )
     tokenizer = _tokenizer([], {"image_token": "<image>"}, eos_token="<eos>", padding_side="right")
-    # It is no chat model: the checkpoint has no chat template.
-    return transformers.PaliGemmaProcessor(image_processor=images, tokenizer=tokenizer)
+    # It is no chat model: the checkpoint has no chat template, and the plugin's own stands in.
+    return transformers.PaliGemmaProcessor(
+        image_processor=images, tokenizer=tokenizer, chat_template=PaliGemmaPlugin.default_chat_template
+    )
 
 
 @family("gemma3", checkpoint="google/gemma-3-4b-it", modalities=("image",), plugin="gemma3")
