@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,16 @@ import torch
 from mmdatasets.plugins.generic import StandardPlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
 from mmdatasets.plugins.registry import list_mm_plugins
-from mmdatasets.testing.conformance import SCENARIOS, Subject, run_cell
+from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
+from mmdatasets.testing.family_table import applicable, family_table
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.subjects import generic_subjects, named_subjects
 
+REPOSITORY = Path(__file__).parents[2]
+GENERIC = generic_subjects()
 SUBJECTS = {subject.name: subject for subject in named_subjects()}
-QUICK = {"one image", "rows of different counts", "text only", "mixed batch"}
+QUICK = {"rows of different counts", "mixed batch"}
 # The one family whose processor class is another's, with a template that drops the reasoning of earlier turns.
 REWRITES_HISTORY = {"qwen3_5"}
 
@@ -28,9 +30,18 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("conformance")
 
 
-@cache
-def processor_takes_images(name: str) -> bool:
-    return "image" in SUBJECTS[name].plugin.engine.runner.placeholders
+@pytest.fixture(scope="session")
+def cell_of(image_folder: Path):
+    """Runs a cell, once a session."""
+    known: dict[tuple[str, str], Cell] = {}
+
+    def run(subject: Subject, scenario: Scenario) -> Cell:
+        key = subject.name, scenario.name
+        if key not in known:
+            known[key] = run_cell(subject, scenario, image_folder)
+        return known[key]
+
+    return run
 
 
 def cells():
@@ -44,22 +55,26 @@ def cells():
 
 
 @pytest.mark.parametrize(("name", "scenario"), cells())
-def test_cell(name: str, scenario, image_folder: Path) -> None:
-    if scenario.has_images and not processor_takes_images(name):
+def test_cell(name: str, scenario: Scenario, cell_of) -> None:
+    subject = SUBJECTS[name]
+    if scenario not in applicable(subject):
         pytest.skip(f"{name} takes no images")
-    cell = run_cell(SUBJECTS[name], scenario, image_folder)
+    cell = cell_of(subject, scenario)
     assert not cell.refused, cell.refused
     assert not cell.failures, "\n".join(f"{check}: {wrong}" for check, wrong in cell.failures.items())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", generic_subjects(), ids=lambda subject: subject.name)
-def test_the_generic_plugin_is_exact_or_refuses(subject: Subject, image_folder: Path) -> None:
-    for scenario in SCENARIOS:
-        if scenario.has_images and "image" not in subject.plugin.engine.runner.placeholders:
-            continue
-        cell = run_cell(subject, scenario, image_folder)
+@pytest.mark.parametrize("subject", GENERIC, ids=lambda subject: subject.name)
+def test_the_generic_plugin_is_exact_or_refuses(subject: Subject, cell_of) -> None:
+    for scenario in applicable(subject):
+        cell = cell_of(subject, scenario)
         assert not cell.failures, (scenario.name, cell.failures)
+
+
+@pytest.mark.slow
+def test_the_table_in_the_docs_is_what_the_suite_finds(cell_of) -> None:
+    assert (REPOSITORY / "docs" / "families.md").read_text("utf-8") == family_table(cell_of)
 
 
 # ------------------------------------------------------------------------------- what the suite is there to notice
