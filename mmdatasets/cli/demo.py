@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OFFLINE_FAMILY = "qwen2_vl"
 # Small photos keep the training of the demo quick: 256x256 pixels are at most 84 media tokens in Qwen2-VL.
-DEMO_MAX_PIXELS = 256 * 256
+MAX_PIXELS = 256 * 256
 SHOWN_LOSSES = 5
 
 
@@ -32,19 +32,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command to the parser."""
     parser = commands.add_parser(
         "demo",
-        help="run the whole way from a JSONL file to a training batch, offline",
+        help="run the whole way from a JSONL file to a short training run, offline",
         description=(
             "Reads conversations with images from a JSONL file, maps them to token ids, labels and image sizes (no "
-            "image is decoded for that), shows one row and one batch, and saves the mapped dataset. Without "
-            "--processor it uses a small Qwen2-VL processor that comes with the package, and trains a tiny model "
-            "with random weights for a few steps. It needs no network and no GPU."
+            "image is decoded for that), shows one row and one batch, trains a tiny model with random weights for a "
+            "few steps, and saves the mapped dataset. Without --processor it uses a small Qwen2-VL processor that "
+            "comes with the package, and needs no network. It never needs a GPU."
         ),
     )
     parser.add_argument(
         "--processor",
         metavar="PATH_OR_NAME",
-        help="your model's processor: a folder made with save_pretrained, or a name on the Hugging Face Hub; "
-        "nothing is trained then",
+        help="your model's processor: a folder made with save_pretrained, or a name on the Hugging Face Hub; the "
+        "tiny model that is trained is then one of the processor's family; where the package has none, the demo ends "
+        "with one batch",
     )
     parser.add_argument(
         "--data",
@@ -62,16 +63,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="folder for the mapped dataset; replaced if an earlier demo wrote it (default: %(default)s)",
     )
     parser.add_argument(
-        "--steps", metavar="N", type=_positive, default=40, help="training steps, with 4 rows each (default: 40)"
+        "--steps", metavar="N", type=_positive, default=40, help="training steps, with up to 4 rows each (default: 40)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=_not_negative,
+        default=MAX_PIXELS,
+        help="images are sized to at most this many pixels (width x height), which keeps the training short; 0 leaves "
+        "their size to the processor, as for a real run (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
 
-def _positive(text: str) -> int:
+def _not_negative(text: str, least: int = 0) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {number}")
     return number
+
+
+def _positive(text: str) -> int:
+    return _not_negative(text, least=1)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -80,20 +93,19 @@ def run(args: argparse.Namespace, console: Console) -> None:
     Raises:
         MMDatasetsError: The data, the processor or the output folder cannot be used.
     """
+    from mmdatasets import auto_plugin
     from mmdatasets.cli.output import check_output, save_dataset
     from mmdatasets.cli.rows import read_chat_jsonl
     from mmdatasets.cli.tiny_training import check_can_train
 
     output: Path = args.output
     check_output(output)
-    if args.processor is None:
-        check_can_train()
-    if args.data is not None:
-        dataset = read_chat_jsonl(args.data)
-    else:
-        dataset = read_chat_jsonl(Path(str(resources.files("mmdatasets.testing"))) / "data" / "chat.jsonl")
+    check_can_train()
+    data: Path = args.data or Path(str(resources.files("mmdatasets.testing"))) / "data" / "chat.jsonl"
+    dataset = read_chat_jsonl(data)
     processor = _load_processor(args.processor, console)
-    plugin = _plugin(processor, offline=args.processor is None)
+    options = MediaOptions(image_max_pixels=args.max_pixels or None, media_root=str(data.parent.absolute()))
+    plugin = auto_plugin(processor, options=options)
 
     _heading(console, "1. Map: conversations to token ids")
     mapped = _map(plugin, dataset, console)
@@ -102,10 +114,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     _heading(console, "3. One batch")
     _show_batch(plugin, mapped, console)
     _heading(console, "4. Train")
-    if args.processor is None:
-        _train(plugin, processor, mapped, args.steps, console)
-    else:
-        console.print("Skipped: the demo has a tiny model for its own processor only. Train yours with")
+    if not _train(plugin, processor, mapped, args.steps, console, own_processor=args.processor is not None):
+        console.print("Train your model with")
         console.print(
             "  Trainer(model, TrainingArguments(..., remove_unused_columns=False),\n"
             "          train_dataset=mapped, data_collator=plugin.collator())",
@@ -150,18 +160,11 @@ def _load_processor(name: str | None, console: Console) -> ProcessorMixin:
     return processor
 
 
-def _plugin(processor: ProcessorMixin, *, offline: bool) -> BasePlugin:
-    from mmdatasets import auto_plugin
-
-    options = MediaOptions(image_max_pixels=DEMO_MAX_PIXELS) if offline else MediaOptions()
-    return auto_plugin(processor, options=options)
-
-
 def _map(plugin: BasePlugin, dataset: Dataset, console: Console) -> Dataset:
-    images = sum(len(images) for images in dataset["images"])
-    console.print(
-        f"Conversations: {len(dataset)}, with {images} images. Processor: {type(plugin.processor).__name__}."
-    )
+    console.print(f"Conversations: {len(dataset)}. Processor: {type(plugin.processor).__name__}.")
+    limit = plugin.options.image_max_pixels
+    if limit is not None:
+        console.print(f"Images are sized to at most {limit:,} pixels; --max-pixels 0 leaves that to the processor.")
     start = time.perf_counter()
     mapped = dataset.map(
         plugin.transform,
@@ -172,12 +175,12 @@ def _map(plugin: BasePlugin, dataset: Dataset, console: Console) -> Dataset:
     )
     seconds = time.perf_counter() - start
     tokens = sum(mapped["length"])
-    media = sum(item["num_tokens"] for items in mapped["media_info"] for item in items)
+    media = [item["num_tokens"] for items in mapped["media_info"] for item in items]
     console.print(
-        f"Read {images} image headers, decoded no image: {seconds:.2f} s, {len(mapped) / seconds:,.0f} rows/s, "
+        f"Read {len(media)} image headers, decoded no image: {seconds:.2f} s, {len(mapped) / seconds:,.0f} rows/s, "
         "start-up included."
     )
-    console.print(f"{tokens:,} tokens, {media:,} of them for images.")
+    console.print(f"{tokens:,} tokens, {sum(media):,} of them for images.")
     return mapped
 
 
@@ -209,18 +212,62 @@ def _show_batch(plugin: BasePlugin, mapped: Dataset, console: Console) -> None:
     console.print(batch_table(batch))
 
 
-def _train(plugin: BasePlugin, processor: ProcessorMixin, mapped: Dataset, steps: int, console: Console) -> None:
-    from mmdatasets.cli.render import IGNORED
-    from mmdatasets.cli.tiny_training import BATCH_SIZE, train
+def _train(
+    plugin: BasePlugin,
+    processor: ProcessorMixin,
+    mapped: Dataset,
+    steps: int,
+    console: Console,
+    *,
+    own_processor: bool,
+) -> bool:
+    """Trains a tiny model that fits the processor.
+
+    Returns:
+        Whether there was one; if not, the console says why.
+    """
+    from mmdatasets.cli.tiny_training import find_models, select_rows
+
+    rows, batch_size = select_rows(mapped, len(processor.tokenizer), console.print)
+    if batch_size == 0:
+        return False
+    names = find_models(processor, plugin.family)
+    if not names:
+        console.print(f"Not trained: the package has no tiny model for {type(processor).__name__}.")
+    for name in names:
+        try:
+            _train_model(name, plugin, processor, rows, steps, batch_size, console)
+        except MMDatasetsError:
+            raise
+        # A model that was made for other settings of the processor fails in whatever layer notices first.
+        except Exception as error:
+            if not own_processor:
+                raise
+            reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+            console.print(
+                f"Not trained: the tiny model {name!r} does not fit this processor ({reason}).", markup=False
+            )
+        else:
+            return True
+    return False
+
+
+def _train_model(
+    name: str,
+    plugin: BasePlugin,
+    processor: ProcessorMixin,
+    rows: Dataset,
+    steps: int,
+    batch_size: int,
+    console: Console,
+) -> None:
+    from mmdatasets.cli.tiny_training import train
     from mmdatasets.testing import build_model
 
-    if all(label == IGNORED for labels in mapped["labels"] for label in labels):
-        console.print("Skipped: no token has a label. Only what an assistant says is trained; no row has such a turn.")
-        return
-    model = build_model(OFFLINE_FAMILY, processor)
+    model = build_model(name, processor)
     console.print(
         f"transformers.Trainer, {type(model).__name__} with random weights "
-        f"({model.num_parameters() / 1e6:.1f} million parameters), {steps} steps of {BATCH_SIZE} rows:"
+        f"({model.num_parameters() / 1e6:.1f} million parameters), {steps} steps of {batch_size} rows:"
     )
     every = max(1, steps // SHOWN_LOSSES)
 
@@ -229,6 +276,6 @@ def _train(plugin: BasePlugin, processor: ProcessorMixin, mapped: Dataset, steps
             console.print(f"  step {step:3d}  loss {loss:.3f}")
 
     start = time.perf_counter()
-    losses = train(model, mapped, plugin.collator(), steps, on_step)
+    losses = train(model, rows, plugin.collator(), steps, batch_size, on_step)
     verb = "fell" if losses[-1] < losses[0] else "did not fall: it went"
     console.print(f"loss {verb} from {losses[0]:.3f} to {losses[-1]:.3f} in {time.perf_counter() - start:.0f} s")

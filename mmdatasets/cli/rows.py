@@ -16,10 +16,12 @@ def read_chat_jsonl(path: Path) -> Dataset:
     """Reads rows `{"messages": [...], "images": [...]}`, one JSON object a line; empty lines are skipped.
 
     Args:
-        path: The file. Relative image paths are taken relative to its folder.
+        path: The file. Image paths are kept as they are written: give its folder to `MediaOptions(media_root=...)`.
 
     Returns:
         A dataset with the columns `messages` and `images` (`List(Image(decode=False))`); other columns as they are.
+        `images` is null where a row has no such key, which is not the same as an empty list: a placeholder in the
+        text of such a row is an error, not text.
 
     Raises:
         MMDatasetsError: The file cannot be read, or a line is not a JSON object.
@@ -66,11 +68,5 @@ def _parse_row(line: str, number: int, path: Path) -> dict[str, object]:
         raise ConversationError(
             f'expected "images", a list of paths or URLs, got {images!r:.60}', column="images", source=where
         )
-    references = [{"bytes": None, "path": _resolve(image, path.parent)} for image in images or []]
+    references = None if images is None else [{"bytes": None, "path": image} for image in images]
     return {**row, "images": references}
-
-
-def _resolve(image: str, folder: Path) -> str:
-    if "://" in image or image.startswith("data:"):
-        return image
-    return str((folder / image).absolute())

@@ -1,22 +1,28 @@
-"""Trains a model with `transformers.Trainer` for a few steps and reports its losses."""
+"""Finds a tiny model for a processor, and trains it with `transformers.Trainer` for a few steps."""
 
 from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmdatasets.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
-    from transformers import PreTrainedModel
-    from transformers.data.data_collator import DataCollator
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    from mmdatasets.collate.collator import MultimodalCollator
 
 LEARNING_RATE = 3e-3  # far above what a pretrained model bears: this one starts from random weights
 BATCH_SIZE = 4
 SEED = 0
+# A batch has one logit for each token and word of the vocabulary. So many are 1 GiB, and training takes a few times
+# that; a tiny model with the vocabulary of a published one would else need more memory than a small machine has.
+MAX_LOGITS = 2**28
+MAX_ROW_TOKENS = 4096
 
 
 def check_can_train() -> None:
@@ -31,11 +37,64 @@ def check_can_train() -> None:
         raise MissingExtraError.for_package("accelerate", "demo", "training the demo's model") from error
 
 
+def find_models(processor: ProcessorMixin, family: str) -> list[str]:
+    """Finds the tiny models of `mmdatasets.testing` that are made for a processor's class.
+
+    Args:
+        processor: The processor.
+        family: Its plugin's name: models of that name, then of that plugin, come first.
+
+    Returns:
+        Names for `build_model`, the likeliest to fit first.
+    """
+    from mmdatasets.testing import build_processor, get_spec, list_models
+
+    fitting = []
+    for name in list_models():
+        try:
+            offline = build_processor(name)
+        except ImportError:  # one that needs a package of its own, which this processor's class then does not
+            continue
+        if type(offline) is type(processor):
+            fitting.append(name)
+    return sorted(fitting, key=lambda name: (name != family, get_spec(name).plugin != family))
+
+
+def select_rows(mapped: Dataset, vocabulary_size: int, say: Callable[[str], None]) -> tuple[Dataset, int]:
+    """Selects the rows that a tiny model can be trained on in a short time and little memory.
+
+    Args:
+        mapped: The mapped dataset.
+        vocabulary_size: Number of tokens that the model knows.
+        say: Called with a sentence where rows are left out.
+
+    Returns:
+        The rows, and how many of them make a batch: 0 where there are none.
+    """
+    from mmdatasets.cli.render import IGNORED
+
+    labelled = [i for i, labels in enumerate(mapped["labels"]) if any(label != IGNORED for label in labels)]
+    if not labelled:
+        say("Not trained: no token has a label. Only what an assistant says is trained; no row has such a turn.")
+        return mapped, 0
+    limit = min(MAX_ROW_TOKENS, MAX_LOGITS // vocabulary_size)
+    lengths = mapped["length"][:]
+    short = [i for i in labelled if lengths[i] <= limit]
+    if not short:
+        say(f"Not trained: every row with a label has more than {limit:,} tokens, which would take too long.")
+        return mapped, 0
+    if len(short) < len(labelled):
+        say(f"Left out: {len(labelled) - len(short)} row(s) of more than {limit:,} tokens, which would take too long.")
+    longest = max(lengths[i] for i in short)
+    return mapped.select(short), min(BATCH_SIZE, len(short), MAX_LOGITS // (vocabulary_size * longest))
+
+
 def train(
     model: PreTrainedModel,
     dataset: Dataset,
-    collator: DataCollator,
+    collator: MultimodalCollator,
     steps: int,
+    batch_size: int,
     on_step: Callable[[int, float], None],
 ) -> list[float]:
     """Trains `model` in place.
@@ -44,7 +103,8 @@ def train(
         model: A model with a `loss` output.
         dataset: The mapped dataset.
         collator: `plugin.collator()`.
-        steps: Number of optimiser steps, each on one batch of 4 rows.
+        steps: Number of optimiser steps, each on one batch.
+        batch_size: Rows of a batch.
         on_step: Called after every step with its number, from 1, and its loss.
 
     Returns:
@@ -53,6 +113,10 @@ def train(
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     losses: list[float] = []
+
+    def collate(rows: Sequence[Mapping[str, object]]) -> dict[str, torch.Tensor]:
+        # The tiny models are in float32, and a few processors make bfloat16.
+        return {name: value.float() if value.is_floating_point() else value for name, value in collator(rows).items()}
 
     class Report(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
         def on_log(
@@ -66,7 +130,7 @@ def train(
         arguments = TrainingArguments(
             output_dir=folder,
             max_steps=steps,
-            per_device_train_batch_size=BATCH_SIZE,
+            per_device_train_batch_size=batch_size,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             logging_steps=1,
@@ -79,7 +143,7 @@ def train(
             seed=SEED,
         )
         trainer = Trainer(
-            model=model, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=[Report()]
+            model=model, args=arguments, train_dataset=dataset, data_collator=collate, callbacks=[Report()]
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -29,11 +29,14 @@ def test_help_loads_neither_torch_nor_transformers():
         "assert not {'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    for option in ("--processor", "--data", "--output", "--steps"):
+    for option in ("--processor", "--data", "--output", "--steps", "--max-pixels"):
         assert option in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--steps", "0"], ["demo", "--steps", "many"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["unknown"], ["demo", "--steps", "0"], ["demo", "--steps", "many"], ["demo", "--max-pixels", "-1"]],
+)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
         main(arguments)

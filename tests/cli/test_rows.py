@@ -26,12 +26,24 @@ def test_text_and_typed_content_may_stand_in_one_file(tmp_path):
     assert dataset[0]["messages"] == GOOD["messages"]
     assert dataset[1]["messages"] == typed["messages"]
     assert dataset["id"][:] == [6, 7]
-    assert dataset[0]["images"] == []
-    assert dataset[1]["images"] == [{"bytes": None, "path": str(tmp_path / "photos" / "a.jpg")}]
+    assert dataset[1]["images"] == [{"bytes": None, "path": "photos/a.jpg"}]
 
 
-def test_urls_and_absolute_paths_are_kept(tmp_path):
-    images = ["https://example.org/a.jpg", "data:image/png;base64,AAAA", str(tmp_path / "a.jpg")]
+def test_rows_without_images_and_rows_with_an_empty_list_stay_apart(tmp_path):
+    rows = [GOOD, {**GOOD, "images": None}, {**GOOD, "images": []}]
+    dataset = read_chat_jsonl(write(tmp_path / "chat.jsonl", *rows))
+    assert dataset.features["images"] == List(Image(decode=False))
+    assert dataset["images"][:] == [None, None, []]
+
+
+def test_paths_and_urls_are_kept_as_written(tmp_path):
+    images = [
+        "a b.jpg",
+        "../a.jpg",
+        "https://example.org/a.jpg",
+        "data:image/png;base64,AAAA",
+        str(tmp_path / "a.jpg"),
+    ]
     dataset = read_chat_jsonl(write(tmp_path / "chat.jsonl", {**GOOD, "images": images}))
     assert [image["path"] for image in dataset[0]["images"]] == images
 
