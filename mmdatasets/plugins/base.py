@@ -130,6 +130,11 @@ class BasePlugin(FamilyHooks):
             result.append({**message, "content": text} if "content" in message else dict(message))
         return result
 
+    @property
+    def has_own_messages(self) -> bool:
+        """Whether the class has a `process_messages` of its own, which the transform then goes by."""
+        return type(self).process_messages is not BasePlugin.process_messages
+
     def process_token_ids(
         self,
         input_ids: list[int],

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from mmdatasets.chat.template import Rendered, Span
 from mmdatasets.chat.tokenise import Encoded, IntArray
 from mmdatasets.errors import MMDatasetsError, TemplateError
 from mmdatasets.features import MediaRecord
+from mmdatasets.transforms.own_messages import find_runs, render_own_messages, share_runs
 from mmdatasets.types import Expansion, ImageInfo
 
 if TYPE_CHECKING:
@@ -97,6 +98,18 @@ def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
     engine = plugin.engine
     infos = engine.probe_images(conversation.images, plugin.images_column)
     planned = engine.plan_images(conversation.images, infos, plugin.images_column)
+    place = _place_own_messages if plugin.has_own_messages else _place_expansions
+    rendered, special, item_spans, expansions = place(plugin, conversation, planned)
+    pieces = split_marked(rendered.text)
+    return _PlannedRow(pieces, special, list(rendered.assistant_spans), item_spans, infos, expansions)
+
+
+_Placed: TypeAlias = tuple[Rendered, bool, list[Span], list[Expansion]]
+
+
+def _place_expansions(plugin: BasePlugin, conversation: Conversation, planned: Sequence[Expansion]) -> _Placed:
+    """Has the template write a placeholder for each item and puts the expansions there."""
+    engine = plugin.engine
     expansions = [plugin.index_expansion(engine, expansion, index) for index, expansion in enumerate(planned)]
     messages = [engine.guard.mark(message) for message in conversation.messages]
     rendered = engine.template.render(messages if engine.takes_parts else [_as_text(engine, m) for m in messages])
@@ -106,8 +119,23 @@ def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
     tokens = _find_placeholders(engine, rendered.text, len(expansions))
     edits = [Edit(start, end, expansion.text) for (start, end), expansion in zip(tokens, expansions, strict=True)]
     rendered, item_spans = apply_edits(rendered, edits)
-    pieces = split_marked(rendered.text)
-    return _PlannedRow(pieces, special, list(rendered.assistant_spans), item_spans, infos, expansions)
+    return rendered, special, item_spans, expansions
+
+
+def _place_own_messages(plugin: BasePlugin, conversation: Conversation, planned: Sequence[Expansion]) -> _Placed:
+    """Has the plugin's own `process_messages` write the expansions and shortens their runs."""
+    engine = plugin.engine
+    rendered = render_own_messages(plugin, conversation)
+    special = engine.adds_special_tokens(rendered.text)
+    if not planned:
+        return rendered, special, [], []
+    token = engine.runner.image_token
+    runs = find_runs(rendered.text, token)
+    lengths = [(end - start) // len(token) for start, end in runs]
+    shared = share_runs(lengths, planned)
+    rendered, places = apply_edits(rendered, [Edit(start, end, token) for start, end in runs])
+    expansions = [Expansion("", tuple(lengths[number] for number in mine)) for mine in shared]
+    return rendered, special, [(places[mine[0]][0], places[mine[-1]][1]) for mine in shared], expansions
 
 
 def _as_text(engine: Engine, message: Message) -> Message:

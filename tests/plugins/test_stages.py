@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmdatasets import MediaOptions, auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
 from mmdatasets.errors import (
@@ -15,6 +16,7 @@ from mmdatasets.errors import (
     MediaError,
     MMDatasetsError,
     PlaceholderError,
+    TemplateError,
     UnknownPluginError,
 )
 from mmdatasets.plugins.base import BasePlugin
@@ -133,6 +135,65 @@ def test_text_only_models_work_and_refuse_images(image_file) -> None:
 @dataclass(eq=False)
 class ThirdPartyPlugin(Qwen2VLPlugin):
     """Overrides nothing."""
+
+
+@dataclass(eq=False)
+class OwnMessagesPlugin(Qwen2VLPlugin):
+    """Overrides `process_messages` alone, as plugins of other trainers do: numbers the images."""
+
+    def process_messages(self, messages, images, videos, audios, processor):
+        result, count = [], 0
+        for message in messages:
+            text = message["content"]
+            while "<image>" in text:
+                width, height = Image.open(images[count]).size
+                patches = processor.image_processor.get_number_of_image_patches(height, width)
+                tokens = "<|image_pad|>" * (patches // processor.image_processor.merge_size**2)
+                count += 1
+                text = text.replace("<image>", f"Image {count}: <|vision_start|>{tokens}<|vision_end|>", 1)
+            result.append({**message, "content": text})
+        return result
+
+
+def test_a_third_partys_own_messages_are_what_is_tokenised(image_file) -> None:
+    processor = build_processor("qwen2_vl")
+    plugin = OwnMessagesPlugin(processor=processor)
+    images = [image_file(200, 100), image_file(64, 300)]
+    chat = [{**CHAT[0], "content": CHAT[0]["content"] + " <|image_pad|>"}, CHAT[1]]
+    rows = plugin.transform({"messages": [chat, CHAT[1:]], "images": [images, []]})
+    parts = [
+        {"type": "text", "text": "Image 1: "},
+        {"type": "image", "image": str(images[0])},
+        {"type": "text", "text": "\nWhat is this, and Image 2: "},
+        {"type": "image", "image": str(images[1])},
+        {"type": "text", "text": "? <|image_pad|>"},
+    ]
+    expected = processor.apply_chat_template(
+        [{"role": "user", "content": parts}, CHAT[1]], tokenize=True, return_dict=True, sanitize_control_tokens=True
+    )
+    assert rows["input_ids"][0] == list(expected["input_ids"][0])
+    trained = [token for token in rows["labels"][0] if token != -100]
+    assert processor.tokenizer.decode(trained) == "Two things.<|im_end|>\n"
+    tokens = processor.tokenizer.convert_ids_to_tokens(rows["input_ids"][0])
+    for info in rows["media_info"][0]:
+        span = tokens[info["start"] : info["end"]]
+        assert span == ["<|vision_start|>", *["<|image_pad|>"] * info["num_tokens"], "<|vision_end|>"]
+    batch = plugin.collator()([{name: column[index] for name, column in rows.items()} for index in range(2)])
+    assert batch["image_grid_thw"].shape == (2, 3)
+
+
+@dataclass(eq=False)
+class WrongMessagesPlugin(Qwen2VLPlugin):
+    def process_messages(self, messages, images, videos, audios, processor):
+        return [{**message, "content": message["content"].replace("<image>", "<|image_pad|>")} for message in messages]
+
+
+def test_a_third_partys_wrong_count_is_noticed(image_file) -> None:
+    plugin = WrongMessagesPlugin(processor=build_processor("qwen2_vl"))
+    with pytest.raises(
+        TemplateError, match=r"row 0 of the batch: process_messages .* runs of \[1, 1\] .* \[28, 22\] feat"
+    ):
+        plugin.transform({"messages": [CHAT], "images": [[image_file(200, 100), image_file(64, 300)]]})
 
 
 @dataclass(eq=False)
