@@ -22,9 +22,10 @@ from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
 from mmdatasets.plugins.hooks import FamilyHooks
+from mmdatasets.plugins.stage_inputs import options_of, refuse_unsupported, written_out
 from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_images, write_batch
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.tokenise import tokenise_rows
+from mmdatasets.transforms.tokenise import insert_bos, tokenise_rows
 from mmdatasets.types import Expansion, Modality
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class BasePlugin(FamilyHooks):
         Raises:
             MMDatasetsError: If the chat, the images or their match cannot be used.
         """
-        _refuse_unsupported(videos, audios)
+        refuse_unsupported(videos, audios)
         engine = self._engine_for(processor)
         conversation = normalise(messages, images)
         infos = engine.probe_images(conversation.images, self.images_column)
@@ -120,7 +121,7 @@ class BasePlugin(FamilyHooks):
             if part["type"] == "text":
                 return str(part["text"])
             expansion = self.index_expansion(engine, next(expansions), next(order))
-            text = _expand(expansion, engine.runner.image_token) if self.expand_mm_tokens else placeholder
+            text = written_out(expansion, engine.runner.image_token) if self.expand_mm_tokens else placeholder
             return f"{before}{text}{after}"
 
         result = []
@@ -145,8 +146,11 @@ class BasePlugin(FamilyHooks):
         tokenizer: PreTrainedTokenizerBase,
         processor: ProcessorMixin | None,
     ) -> tuple[list[int], list[int] | None]:
-        """Changes the ids of a tokenised row where a family's media tokens do not stand in its text. Most do."""
-        return input_ids, labels
+        """Changes the ids of a tokenised row where the processor would: few families' put bos behind images."""
+        if not self.inserts_bos:
+            return input_ids, labels
+        engine = self._engine_for(processor)
+        return insert_bos(input_ids, labels, self.bos_index(engine, input_ids), tokenizer)
 
     def get_mm_inputs(
         self,
@@ -179,7 +183,7 @@ class BasePlugin(FamilyHooks):
             MediaError: If an image cannot be decoded or processed. Names the row of the batch and the image.
             CollateError: If the features made do not fit the media tokens of a row.
         """
-        _refuse_unsupported(videos, audios)
+        refuse_unsupported(videos, audios)
         supply = iter(images)
         rows = [list(islice(supply, count)) for count in imglens]
         return self.batch_inputs(self._engine_for(processor), rows, batch_ids)
@@ -335,7 +339,7 @@ class BasePlugin(FamilyHooks):
     def _engine_for(self, processor: ProcessorMixin | None) -> Engine:
         if processor is None:
             return self.engine
-        options = _options_of(processor, self.options)
+        options = options_of(processor, self.options)
         if processor is self.processor and options == self.options:
             return self.engine
         # The stages are called row by row with the same processor: its engine is kept beside the fields.
@@ -370,28 +374,3 @@ class BasePlugin(FamilyHooks):
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-
-def _options_of(processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions) -> MediaOptions:
-    """Options with what was set as attributes on the processor, which is how other trainers pass pixel budgets.
-
-    Only the three stages read these attributes, and only here.
-    """
-    found = {
-        name: getattr(processor, name)
-        for name in ("image_max_pixels", "image_min_pixels")
-        if getattr(options, name) is None and isinstance(getattr(processor, name, None), int)
-    }
-    return dataclasses.replace(options, **found) if found else options
-
-
-def _refuse_unsupported(videos: Sequence[object], audios: Sequence[object]) -> None:
-    for name, items in (("video", videos), ("audio", audios)):
-        if items:
-            raise MediaError(f"{name} is not supported yet, but the row has {len(items)} {name} item(s)")
-
-
-def _expand(expansion: Expansion, token: str) -> str:
-    pieces = expansion.text.split(token)
-    runs = iter(expansion.runs)
-    return pieces[0] + "".join(token * next(runs) + piece for piece in pieces[1:])

@@ -28,6 +28,8 @@ class FamilyHooks:
     """The tokens directly around an expansion that belong to its media span."""
     items_are_independent: ClassVar[bool] = True
     """Whether what an item becomes does not depend on the row's other items. (In LLaVA-OneVision it does.)"""
+    inserts_bos: ClassVar[bool] = False
+    """Whether the processor puts bos at `bos_index` of a row that has none."""
     processor_sizes_images: ClassVar[bool] = False
     """Whether `processor_kwargs` turns the pixel budget into the processor's own arguments."""
 
@@ -84,6 +86,10 @@ class FamilyHooks:
     def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
         """What the family's processor changes in the rendered text before it replaces the placeholders."""
         return ()
+
+    def bos_index(self, engine: Engine, input_ids: Sequence[int]) -> int:
+        """Where bos goes in a tokenised row that has none, where `inserts_bos` is set."""
+        return 0
 
     def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
         """The expansion of a row's item number `index`, for families that number their items in the text."""

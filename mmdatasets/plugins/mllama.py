@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -15,19 +15,18 @@ from transformers.models.mllama.processing_mllama import (
 
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.tokenise import Edit, insert_bos
+from mmdatasets.transforms.tokenise import Edit
 from mmdatasets.types import Expansion
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin
-
     from mmdatasets.collate.collator import MediaInputs
-    from mmdatasets.types import ImageReference
 
 
 @dataclass(eq=False)
 class MllamaPlugin(BasePlugin):
     """Tensors are `(batch, max_images, max_tiles, ...)`: rows with fewer images are padded, also with none."""
+
+    inserts_bos: ClassVar[bool] = True
 
     def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
         """Puts bos before the text, behind leading images, where the template wrote none."""
@@ -39,20 +38,10 @@ class MllamaPlugin(BasePlugin):
             start += len(placeholder)
         return (Edit(start, start, bos),)
 
-    def process_token_ids(
-        self,
-        input_ids: list[int],
-        labels: list[int] | None,
-        images: Sequence[ImageReference],
-        videos: Sequence[object],
-        audios: Sequence[object],
-        tokenizer: PreTrainedTokenizerBase,
-        processor: ProcessorMixin | None,
-    ) -> tuple[list[int], list[int] | None]:
-        """Puts bos behind leading image tokens, where there is none."""
-        token = self._engine_for(processor).media_token_ids[0]
-        at = next((index for index, item in enumerate(input_ids) if item != token), len(input_ids))
-        return insert_bos(input_ids, labels, at, tokenizer)
+    def bos_index(self, engine: Engine, input_ids: Sequence[int]) -> int:
+        """Behind leading image tokens."""
+        token = engine.media_token_ids[0]
+        return next((index for index, item in enumerate(input_ids) if item != token), len(input_ids))
 
     def process_images(
         self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]

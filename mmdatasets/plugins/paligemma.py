@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.tokenise import IGNORE_INDEX, Edit, insert_bos
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin
-
-    from mmdatasets.types import ImageReference
+from mmdatasets.transforms.tokenise import IGNORE_INDEX, Edit
 
 
 @dataclass(eq=False)
@@ -36,6 +31,8 @@ class PaliGemmaPlugin(BasePlugin):
         "{%- endfor -%}"
     )
 
+    inserts_bos: ClassVar[bool] = True
+
     def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
         """Puts bos behind the last image, where the template wrote none."""
         bos, placeholder = engine.tokenizer.bos_token, engine.runner.placeholders["image"]
@@ -45,20 +42,10 @@ class PaliGemmaPlugin(BasePlugin):
         start = 0 if after < 0 else after + len(placeholder)
         return (Edit(start, start, bos),)
 
-    def process_token_ids(
-        self,
-        input_ids: list[int],
-        labels: list[int] | None,
-        images: Sequence[ImageReference],
-        videos: Sequence[object],
-        audios: Sequence[object],
-        tokenizer: PreTrainedTokenizerBase,
-        processor: ProcessorMixin | None,
-    ) -> tuple[list[int], list[int] | None]:
-        """Puts bos behind the last image token, where there is none."""
-        token = self._engine_for(processor).media_token_ids[0]
-        at = len(input_ids) - input_ids[::-1].index(token) if token in input_ids else 0
-        return insert_bos(input_ids, labels, at, tokenizer)
+    def bos_index(self, engine: Engine, input_ids: Sequence[int]) -> int:
+        """Behind the last image token."""
+        token = engine.media_token_ids[0]
+        return len(input_ids) - list(input_ids)[::-1].index(token) if token in input_ids else 0
 
     def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Adds `token_type_ids`: 0 for the prompt, 1 from the first trained token on.
