@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from transformers import ProcessorMixin
 
+from mmdatasets.plugins import registry
 from mmdatasets.testing.media import write_image
 from mmdatasets.testing.processors import build_processor
 
@@ -34,6 +35,12 @@ ImageFactory = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def _isolated_dataset_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
 
 
 @pytest.fixture(params=QWEN_FAMILIES)

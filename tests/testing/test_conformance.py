@@ -20,7 +20,7 @@ from mmdatasets.testing.subjects import generic_subjects, named_subjects
 REPOSITORY = Path(__file__).parents[2]
 GENERIC = generic_subjects()
 SUBJECTS = {subject.name: subject for subject in named_subjects()}
-QUICK = {"rows of different counts", "mixed batch"}
+QUICK = {"rows of different counts"}
 # The one family whose processor class is another's, with a template that drops the reasoning of earlier turns.
 REWRITES_HISTORY = {"qwen3_5"}
 
