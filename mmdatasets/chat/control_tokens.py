@@ -77,6 +77,11 @@ def _wrap(match: re.Match[str]) -> str:
     return "" if match.group() in (START, END) else f"{START}{match.group()}{END}"
 
 
+def blank_marked(text: str) -> str:
+    """The text with everything that a user typed between markers blanked out; positions stay the same."""
+    return _MARKED.sub(lambda match: "\0" * len(match.group()), text) if START in text else text
+
+
 def split_marked(text: str) -> list[Piece]:
     """Splits rendered text at the markers.
 

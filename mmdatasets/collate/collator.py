@@ -139,7 +139,7 @@ def _planned(
     rows: Sequence[Mapping[str, object]], images: Sequence[Sequence[ImageReference]]
 ) -> list[list[int]] | None:
     """How many features each image was planned to make, where every row says so for every image."""
-    infos = [row.get(MEDIA_INFO) or [] for row in rows]
-    if [len(row) for row in infos] != [len(row) for row in images]:  # type: ignore[arg-type]
+    infos = [[] if row.get(MEDIA_INFO) is None else list(row[MEDIA_INFO]) for row in rows]  # type: ignore[call-overload]
+    if [len(row) for row in infos] != [len(row) for row in images]:
         return None
-    return [[int(info["num_tokens"]) for info in row] for row in infos]  # type: ignore[attr-defined]
+    return [[int(info["num_tokens"]) for info in row] for row in infos]

@@ -193,7 +193,7 @@ class ProcessorRunner:
         """
         try:
             outputs, replacements = self._run_images(images)
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:  # processors raise what their code raises
             raise _refusal(error) from error
         return outputs, [collapse_runs(text, self.image_token) for text in replacements]
 
@@ -219,4 +219,4 @@ def _named_parameters(processor_class: type[ProcessorMixin], modality: Modality)
 
 
 def _refusal(error: Exception) -> MediaProcessorError:
-    return MediaProcessorError(f"the model's processor refuses it: {error}")
+    return MediaProcessorError(f"the model's processor refuses it: {type(error).__name__}: {error}")

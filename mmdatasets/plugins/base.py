@@ -17,7 +17,7 @@ from mmdatasets._version import __version__
 from mmdatasets.chat.formats import Message, normalise
 from mmdatasets.collate.checks import check_features, locate_item
 from mmdatasets.collate.collator import MediaInputs, MultimodalCollator
-from mmdatasets.errors import MediaError, MediaProcessorError, MMDatasetsError
+from mmdatasets.errors import CollateError, MediaError, MediaProcessorError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
@@ -113,14 +113,15 @@ class BasePlugin(FamilyHooks):
         conversation = normalise(messages, images)
         infos = engine.probe_images(conversation.images, self.images_column)
         expansions = iter(engine.plan_images(conversation.images, infos, self.images_column))
-        before, after = engine.markup if conversation.images else ("", "")
         placeholder = self.image_token or engine.runner.placeholders.get("image", "")
         order = iter(range(len(conversation.images)))
 
         def written(part: Mapping[str, object]) -> str:
             if part["type"] == "text":
                 return str(part["text"])
-            expansion = self.index_expansion(engine, next(expansions), next(order))
+            index = next(order)
+            expansion = self.index_expansion(engine, next(expansions), index)
+            before, after = engine.markup(index) if engine.takes_parts else ("", "")
             text = written_out(expansion, engine.runner.image_token) if self.expand_mm_tokens else placeholder
             return f"{before}{text}{after}"
 
@@ -184,6 +185,8 @@ class BasePlugin(FamilyHooks):
             CollateError: If the features made do not fit the media tokens of a row.
         """
         refuse_unsupported(videos, audios)
+        if sum(imglens) != len(images):
+            raise CollateError(f"imglens counts {sum(imglens)} image(s) in {len(imglens)} row(s), got {len(images)}")
         supply = iter(images)
         rows = [list(islice(supply, count)) for count in imglens]
         return self.batch_inputs(self._engine_for(processor), rows, batch_ids)

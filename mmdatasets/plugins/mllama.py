@@ -13,6 +13,7 @@ from transformers.models.mllama.processing_mllama import (
     get_cross_attention_token_mask,
 )
 
+from mmdatasets.chat.control_tokens import blank_marked
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
 from mmdatasets.transforms.tokenise import Edit
@@ -31,6 +32,7 @@ class MllamaPlugin(BasePlugin):
     def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
         """Puts bos before the text, behind leading images, where the template wrote none."""
         bos, placeholder = engine.tokenizer.bos_token, engine.runner.placeholders["image"]
+        text = blank_marked(text)
         if bos is None or bos in text:
             return ()
         start = 0

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from mmdatasets.chat.control_tokens import blank_marked
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
 from mmdatasets.transforms.tokenise import IGNORE_INDEX, Edit
@@ -36,6 +37,7 @@ class PaliGemmaPlugin(BasePlugin):
     def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
         """Puts bos behind the last image, where the template wrote none."""
         bos, placeholder = engine.tokenizer.bos_token, engine.runner.placeholders["image"]
+        text = blank_marked(text)
         if bos in text:
             return ()
         after = text.rfind(placeholder)
@@ -47,8 +49,18 @@ class PaliGemmaPlugin(BasePlugin):
         token = engine.media_token_ids[0]
         return len(input_ids) - list(input_ids)[::-1].index(token) if token in input_ids else 0
 
+    def sequence_inputs(self, engine: Engine, batch_ids: Sequence[Sequence[int]]) -> dict[str, list[list[int]]]:
+        """`token_type_ids` as far as ids alone tell: 0 up to the last image token, 1 after it.
+
+        The collator, which knows the labels, has the whole prompt in type 0.
+        """
+        token = engine.media_token_ids[0]
+        ends = [len(ids) - list(ids)[::-1].index(token) if token in ids else 0 for ids in batch_ids]
+        types = [[0] * end + [1] * (len(ids) - end) for ids, end in zip(batch_ids, ends, strict=True)]
+        return {"token_type_ids": types}
+
     def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Adds `token_type_ids`: 0 for the prompt, 1 from the first trained token on.
+        """Makes `token_type_ids` 0 for the prompt and 1 from the first trained token on.
 
         In training the model attends in both directions within type 0, and to what came before within type 1.
         """

@@ -96,7 +96,8 @@ def register_mm_plugin(
         known = taken.get(given)
         if known is not None and _identity(_FAMILIES[known].plugin) != _identity(plugin_class):
             raise ValueError(f"the plugin name {given!r} is taken by {'.'.join(_identity(_FAMILIES[known].plugin))}")
-    _FAMILIES[name] = Family(plugin_class, tuple(processors), tuple(aliases))
+    old = _FAMILIES.get(name, Family(plugin_class))
+    _FAMILIES[name] = Family(plugin_class, tuple(processors) or old.processors, tuple(aliases) or old.aliases)
 
 
 def _identity(plugin_class: type[BasePlugin]) -> tuple[str, str]:

@@ -54,6 +54,7 @@ class Engine:
         self.encoder = TextEncoder(self.tokenizer)
         self.guard = ControlTokenGuard(self._control_tokens(plugin.allowed_special))
         self._plan = lru_cache(maxsize=_PLAN_CACHE_SIZE)(self._plan_image)
+        self._markup = lru_cache(maxsize=_PLAN_CACHE_SIZE)(self._find_markup)
         self._plan_row = lru_cache(maxsize=_PLAN_CACHE_SIZE)(self._plan_images)
 
     def _control_tokens(self, allowed: Sequence[str] | Literal["all"]) -> list[str]:
@@ -107,18 +108,28 @@ class Engine:
             return False
         return text.count(self.runner.placeholders["image"]) == 1
 
-    @cached_property
-    def markup(self) -> tuple[str, str]:
-        """What the chat template writes before and after an image's placeholder."""
-        if not self.takes_parts:
-            return "", ""
+    def markup(self, index: int) -> tuple[str, str]:
+        """What the chat template writes before and after the placeholder of a row's image number `index`."""
+        return self._markup(index)
+
+    def _find_markup(self, index: int) -> tuple[str, str]:
+        placeholder = self.runner.placeholders["image"]
+        part, mark = {"type": "image"}, {"type": "text", "text": _MARK}
+        # A mark stands before the images, and one behind each.
+        text = self.template.render([{"role": "user", "content": [mark, *[part, mark] * (index + 1)]}]).text
+        pieces = text.split(_MARK)
+        if len(pieces) == index + 3 and pieces[index + 1].count(placeholder) == 1:
+            before, _, after = pieces[index + 1].partition(placeholder)
+            return before, after
+        return self._find_first_markup()
+
+    def _find_first_markup(self) -> tuple[str, str]:
+        """The same for templates that put images before all text."""
         part, mark = {"type": "image"}, {"type": "text", "text": _MARK}
         alone = self.template.render([{"role": "user", "content": [mark]}]).text.partition(_MARK)[0]
         text = self.template.render([{"role": "user", "content": [part, mark]}]).text.partition(_MARK)[0]
-        # What the part added stands before the text's mark, after what both renderings begin with.
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(alone, text, strict=False)))
-        added = text[same:]
-        before, _, after = added.partition(self.runner.placeholders["image"])
+        before, _, after = text[same:].partition(self.runner.placeholders["image"])
         return before, after
 
     def probe_images(self, images: Sequence[ImageReference], column: str) -> list[ImageInfo]:
@@ -199,7 +210,7 @@ class Engine:
         """The processor's error on a batch, at the first image that it refuses by itself, where there is one."""
         for index, (reference, image) in enumerate(zip(images, decoded, strict=True)):
             try:
-                self.runner.plan_image(image.shape[2], image.shape[1])
+                self._plugin.plan_image(self.runner, ImageInfo(width=image.shape[2], height=image.shape[1]))
             except MediaProcessorError as own:
                 return own.at(index=index, source=describe_source(reference))
         return error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmdatasets.chat.control_tokens import END, START
+from mmdatasets.chat.control_tokens import blank_marked
 from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, Message
-from mmdatasets.chat.template import Rendered
+from mmdatasets.chat.template import Rendered, Span
 from mmdatasets.errors import PlaceholderError, TemplateError
 from mmdatasets.types import Expansion
 
@@ -43,40 +44,44 @@ def _as_string(message: Message, placeholder: str) -> Message:
     return {**message, "content": "".join(str(part.get("text", placeholder)) for part in content)}
 
 
-def find_runs(text: str, media_token: str) -> list[tuple[int, int]]:
+def find_runs(text: str, media_token: str) -> list[Span]:
     """Where runs of the media token stand, the ones that a user typed left out."""
-    pattern = f"{START}.*?{END}|((?:{re.escape(media_token)})+)"
-    return [match.span() for match in re.finditer(pattern, text, re.DOTALL) if match.group(1)]
+    return [match.span() for match in re.finditer(f"(?:{re.escape(media_token)})+", blank_marked(text))]
 
 
-def share_runs(lengths: Sequence[int], planned: Sequence[Expansion]) -> list[list[int]]:
+def share_runs(runs: Sequence[Span], token_length: int, planned: Sequence[Expansion]) -> list[list[Span]]:
     """Which runs belong to which item, going by how many tokens each item was planned to have.
 
     Args:
-        lengths: Length of each run, in the order of the text.
+        runs: Character ranges of the runs, in the order of the text. Adjacent items make one run, which is divided.
+        token_length: Characters of the media token.
         planned: What each item becomes.
 
     Returns:
-        For each item the numbers of its runs.
+        For each item the ranges of its runs.
 
     Raises:
         TemplateError: If the runs do not add up to the items.
     """
-    numbers: Iterator[int] = iter(range(len(lengths)))
-    shared: list[list[int]] = []
+    left = deque(runs)
+    shared: list[list[Span]] = []
     for expansion in planned:
-        mine: list[int] = []
-        while sum(lengths[number] for number in mine) < expansion.num_media_tokens:
-            number = next(numbers, None)
-            if number is None:
-                break
-            mine.append(number)
+        missing, mine = expansion.num_media_tokens * token_length, []
+        while missing and left:
+            start, end = left.popleft()
+            cut = min(end, start + missing)
+            mine.append((start, cut))
+            missing -= cut - start
+            if cut < end:
+                left.appendleft((cut, end))
+        if missing:
+            break
         shared.append(mine)
-    wanted = [expansion.num_media_tokens for expansion in planned]
-    got = [sum(lengths[number] for number in mine) for mine in shared]
-    if got != wanted or next(numbers, None) is not None:
+    if left or len(shared) != len(planned):
+        lengths = [(end - start) // token_length for start, end in runs]
+        wanted = [expansion.num_media_tokens for expansion in planned]
         raise TemplateError(
-            f"process_messages and the chat template wrote runs of {list(lengths)} media tokens, but the images make "
+            f"process_messages and the chat template wrote runs of {lengths} media tokens, but the images make "
             f"{wanted} features"
         )
     return shared

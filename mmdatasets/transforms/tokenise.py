@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mmdatasets.chat.control_tokens import END, START, Piece, split_marked
+from mmdatasets.chat.control_tokens import Piece, blank_marked, split_marked
 from mmdatasets.chat.formats import Conversation, Message
 from mmdatasets.chat.template import Rendered, Span
 from mmdatasets.chat.tokenise import Encoded, IntArray
@@ -127,15 +127,17 @@ def _place_own_messages(plugin: BasePlugin, conversation: Conversation, planned:
     engine = plugin.engine
     rendered = render_own_messages(plugin, conversation)
     special = engine.adds_special_tokens(rendered.text)
+    rendered, _ = apply_edits(rendered, plugin.text_edits(engine, rendered.text))
     if not planned:
         return rendered, special, [], []
     token = engine.runner.image_token
-    runs = find_runs(rendered.text, token)
-    lengths = [(end - start) // len(token) for start, end in runs]
-    shared = share_runs(lengths, planned)
+    shared = share_runs(find_runs(rendered.text, token), len(token), planned)
+    runs = [run for mine in shared for run in mine]
     rendered, places = apply_edits(rendered, [Edit(start, end, token) for start, end in runs])
-    expansions = [Expansion("", tuple(lengths[number] for number in mine)) for mine in shared]
-    return rendered, special, [(places[mine[0]][0], places[mine[-1]][1]) for mine in shared], expansions
+    expansions = [Expansion("", tuple((end - start) // len(token) for start, end in mine)) for mine in shared]
+    supply = iter(places)
+    own = [[next(supply) for _ in mine] for mine in shared]
+    return rendered, special, [(spans[0][0], spans[-1][1]) for spans in own], expansions
 
 
 def _as_text(engine: Engine, message: Message) -> Message:
@@ -180,8 +182,7 @@ def _find_placeholders(engine: Engine, text: str, num_images: int) -> list[Span]
     placeholder = engine.runner.placeholders.get("image")
     if placeholder is None:
         return []
-    pattern = f"{START}.*?{END}|({re.escape(placeholder)})"
-    found = [match.span() for match in re.finditer(pattern, text, re.DOTALL) if match.group(1)]
+    found = [match.span() for match in re.finditer(re.escape(placeholder), blank_marked(text))]
     if len(found) != num_images:
         raise TemplateError(
             f"the chat template wrote {len(found)} image token(s) for {num_images} image(s). Templates leave out "

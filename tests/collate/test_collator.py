@@ -108,6 +108,12 @@ def test_a_changed_file_is_noticed(plugin, image_file, tmp_path) -> None:
         plugin.collator()([{name: column[0] for name, column in rows.items()}])
 
 
+def test_rows_of_formatted_datasets(plugin, mapped) -> None:
+    for form in ("numpy", "torch"):
+        formatted = mapped.select([2, 2]).with_format(form)
+        same(plugin.collator()([formatted[0], formatted[1]]), plugin.collator()([mapped[2], mapped[2]]))
+
+
 def test_exchanged_images_are_noticed(plugin, mapped) -> None:
     row = dict(mapped[1])
     row["images"] = row["images"][::-1]

@@ -196,6 +196,73 @@ def test_a_third_partys_wrong_count_is_noticed(image_file) -> None:
         plugin.transform({"messages": [CHAT], "images": [[image_file(200, 100), image_file(64, 300)]]})
 
 
+class Identity:
+    """An override that changes nothing."""
+
+    def process_messages(self, *args):
+        return super().process_messages(*args)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "internvl", "pixtral", "mllama", "paligemma", "minicpmv4_6"])
+def test_an_override_that_changes_nothing_changes_no_row(name: str, image_file) -> None:
+    processor = build_processor(name)
+    plugin = auto_plugin(processor)
+    own = type("Own", (Identity, type(plugin)), {})(processor=processor)
+    assert own.has_own_messages
+    chats = [
+        [{"role": "user", "content": f"{'<image>' * count} what?"}, {"role": "assistant", "content": "this"}]
+        for count in (1, 2, 0)
+    ]
+    images = [[image_file(200, 100)], [image_file(200, 100), image_file(64, 300)], []]
+    rows, same = (one.transform({"messages": chats, "images": images}) for one in (own, plugin))
+    if name not in ("llava", "mllama", "paligemma"):  # whose templates trim or move the parts of typed content
+        assert rows["input_ids"] == same["input_ids"]
+        assert rows["labels"] == same["labels"]
+    assert [[item["num_tokens"] for item in row] for row in rows["media_info"]] == [
+        [item["num_tokens"] for item in row] for row in same["media_info"]
+    ]
+
+
+def test_literal_placeholders_do_not_move_bos() -> None:
+    """What a user typed is no image and no bos, wherever the processor looks for them in the text."""
+    for name in ("paligemma", "mllama"):
+        processor = build_processor(name)
+        bos, token = processor.tokenizer.bos_token_id, processor.image_token
+        plugin = auto_plugin(processor, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+        for text in (f"what is {token}", f"what is {processor.tokenizer.bos_token}", f"{token} first"):
+            row = plugin.transform({"messages": [[{"role": "user", "content": text}]], "images": [[]]})
+            ids = row["input_ids"][0]
+            assert ids.count(bos) == 1
+            assert ids[0] == bos
+            assert processor.image_token_id not in ids
+            assert processor.tokenizer.decode(ids[1:]) == text
+
+
+def test_each_image_gets_its_own_markup(image_file) -> None:
+    plugin = auto_plugin(build_processor("ernie4_5_vl"), expand_mm_tokens=False)
+    chat = [{"role": "user", "content": "<image> and <image>?"}]
+    [message] = plugin.process_messages(chat, [image_file(60, 60)] * 2, [], [], None)
+    assert message["content"].startswith("Picture 1:")
+    assert " and Picture 2:" in message["content"]
+
+
+def test_paligemmas_token_types_follow_the_ids(image_file) -> None:
+    plugin = auto_plugin(build_processor("paligemma"))
+    ids = [5, *[plugin.processor.image_token_id] * 256, 7, 8]
+    inputs = plugin.get_mm_inputs([image_file(60, 60)], [], [], [1, 0], [0, 0], [0, 0], [ids, [5, 6]], None)
+    assert inputs["token_type_ids"] == [[0] * 257 + [1, 1], [1, 1]]
+
+
+def test_image_counts_must_add_up(processor, image_file) -> None:
+    with pytest.raises(CollateError, match=r"imglens counts 1 image\(s\) in 1 row\(s\), got 2"):
+        auto_plugin(processor).get_mm_inputs([image_file(60, 60)] * 2, [], [], [1], [0], [0], [], None)
+
+
+def test_registering_a_plugin_anew_keeps_its_processors() -> None:
+    register_mm_plugin("llava", type(get_mm_plugin("llava")))
+    assert auto_plugin(build_processor("llava")).family == "llava"
+
+
 @dataclass(eq=False)
 class OwnInputsPlugin(Qwen2VLPlugin):
     """Adds an input of its own."""
