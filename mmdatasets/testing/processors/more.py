@@ -36,6 +36,8 @@ class _Recipe:
         tokens: Further special tokens.
         settings: Further arguments of the processor.
         part_settings: Argument -> arguments of the part.
+        bos: The tokenizer's beginning of a text.
+        wrapped: Whether the template puts the tokenizer's image start and end tokens around an image.
     """
 
     checkpoint: str
@@ -45,13 +47,15 @@ class _Recipe:
     tokens: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     part_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    template: str | None = "chatml"
+    bos: str | None = None
+    wrapped: bool = False
 
 
 def _build(recipe: _Recipe) -> ProcessorMixin:
     tokenizer = build_tokenizer(
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *recipe.tokens],
         named_tokens=recipe.named,
+        bos_token=recipe.bos,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
     )
@@ -59,10 +63,12 @@ def _build(recipe: _Recipe) -> ProcessorMixin:
         argument: getattr(transformers, name)(**recipe.part_settings.get(argument, {}))
         for argument, name in recipe.parts.items()
     }
-    settings = dict(recipe.settings)
-    if recipe.template is not None:
-        settings["chat_template"] = read_chat_template(recipe.template)
-    processor: ProcessorMixin = getattr(transformers, recipe.kind)(tokenizer=tokenizer, **parts, **settings)
+    processor: ProcessorMixin = getattr(transformers, recipe.kind)(tokenizer=tokenizer, **parts, **recipe.settings)
+    template = read_chat_template("chatml")
+    if recipe.wrapped:
+        template = template.replace("image_token", "image_start_token ~ image_token ~ image_end_token")
+    # Not every class takes it as an argument.
+    processor.chat_template = template
     return processor
 
 
@@ -81,26 +87,10 @@ _GLM = {"image_token": "<|image|>", "video_token": "<|video|>"}
 _GLM_TOKENS = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>")
 _MUSE = {"image_token": "<|patch|>", "video_token": "<|video|>"}
 _MUSE_TOKENS = ("<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>")
-_MINICPM = {
-    "image_token": "<image_pad>",
-    "video_token": "<video_pad>",
-    "image_start_token": "<image>",
-    "image_end_token": "</image>",
-    "slice_start_token": "<slice>",
-    "slice_end_token": "</slice>",
-    "image_id_start_token": "<image_id>",
-    "image_id_end_token": "</image_id>",
-}
 _BOI_EOI = {"image_token": "<image>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
 
 _RECIPES: Mapping[str, _Recipe] = {
     "aria": _Recipe("rhymes-ai/Aria", "AriaProcessor", _image("Aria"), _IMAGE),
-    "chameleon": _Recipe(
-        "facebook/chameleon-7b",
-        "ChameleonProcessor",
-        _image("Chameleon"),
-        _BOI_EOI,
-    ),
     "cohere_compass": _Recipe(
         "CohereLabs/North-Micro-Vision-Instruct",
         "CohereCompassProcessor",
@@ -108,9 +98,7 @@ _RECIPES: Mapping[str, _Recipe] = {
         {"image_token": "<|IMAGE_PAD|>", "video_token": "<|VIDEO_PAD|>"},
         ("<|VISION_START|>", "<|VISION_END|>"),
     ),
-    "cosmos3_edge": _Recipe(
-        "nvidia/Cosmos3-Edge", "Cosmos3EdgeProcessor", _both("Cosmos3Edge"), _QWEN, _QWEN_TOKENS
-    ),
+    "cosmos3_edge": _Recipe("nvidia/Cosmos3-Edge", "Cosmos3EdgeProcessor", _both("Cosmos3Edge"), _QWEN, _QWEN_TOKENS),
     "deepseek_ocr2": _Recipe(
         "deepseek-community/DeepSeek-OCR-2", "DeepseekOcr2Processor", _image("DeepseekOcr2"), _IMAGE
     ),
@@ -135,22 +123,13 @@ _RECIPES: Mapping[str, _Recipe] = {
             "image_wrapper_token": "<|image token|>",
             "eof_token": "<|extra_201|>",
         },
+        bos="<|extra_203|>",
     ),
     "exaone4_5": _Recipe("LGAI-EXAONE/EXAONE-4.5-33B", "Exaone4_5_Processor", _both("Qwen2VL"), _QWEN, _QWEN_TOKENS),
-    "florence2": _Recipe(
-        "florence-community/Florence-2-large",
-        "Florence2Processor",
-        _image("CLIP"),
-        _IMAGE,
-        part_settings={"image_processor": {"image_seq_length": 577}},
-    ),
-    "fuyu": _Recipe(
-        "adept/fuyu-8b", "FuyuProcessor", _image("Fuyu"), {"image_token": "|SPEAKER|"}, ("|NEWLINE|",), template=None
-    ),
     "gemma4_unified": _Recipe(
-        "google/gemma-4-unified",
+        "google/gemma-4-12B-it",
         "Gemma4UnifiedProcessor",
-        {**_both("Gemma4Unified"), "feature_extractor": "Gemma4UnifiedFeatureExtractor"},
+        {**_both("Gemma4Unified"), "feature_extractor": "Gemma4UnifiedAudioFeatureExtractor"},
         {
             "image_token": "<|image|>",
             "boi_token": "<|image>",
@@ -162,12 +141,6 @@ _RECIPES: Mapping[str, _Recipe] = {
         },
     ),
     "glm5_next": _Recipe("zai-org/GLM-5.3-Flash", "Glm5NextProcessor", _both("Glm5Next"), _GLM, _GLM_TOKENS),
-    "glm_image": _Recipe(
-        "zai-org/GLM-Image",
-        "GlmImageProcessor",
-        _image("GlmImage"),
-        {"image_token": "<|image|>", "grid_bos_token": "<sop>", "grid_eos_token": "<eop>"},
-    ),
     "granite_docling": _Recipe(
         "ibm-granite/granite-for-docling-500m",
         "GraniteDoclingProcessor",
@@ -180,6 +153,7 @@ _RECIPES: Mapping[str, _Recipe] = {
         "HunYuanVLProcessor",
         _image("HunYuanVL"),
         {"image_token": "<image>", "image_start_token": "<img>", "image_end_token": "</img>"},
+        wrapped=True,
     ),
     "hyperclovax_vision_v2": _Recipe(
         "naver-hyperclovax/HyperCLOVAX-SEED-Think-32B",
@@ -208,34 +182,13 @@ _RECIPES: Mapping[str, _Recipe] = {
         {"image_token": "<|unused_200054|>"},
     ),
     "janus": _Recipe("deepseek-community/Janus-Pro-1B", "JanusProcessor", _image("Janus"), _BOI_EOI),
-    "kosmos2_5": _Recipe("microsoft/kosmos-2.5", "Kosmos2_5Processor", _image("Kosmos2_5"), _BOI_EOI, template=None),
-    "lfm3_vl": _Recipe(
-        "LiquidAI/LFM3-VL-2B", "Lfm3VlProcessor", _both("Qwen2VL", "Qwen3VL"), _QWEN, _QWEN_TOKENS
-    ),
-    "minicpm_ocr": _Recipe("openbmb/MiniCPM-OCR-1.0", "MiniCPMOCRProcessor", _both("MiniCPMOCR"), _MINICPM),
-    "minicpmv4_7": _Recipe("openbmb/MiniCPM-V-4.7-1B", "MiniCPMV4_7Processor", _both("MiniCPMV4_6"), _MINICPM),
+    "lfm3_vl": _Recipe("LiquidAI/LFM3-VL-2B", "Lfm3VlProcessor", _both("Qwen2VL", "Qwen3VL"), _QWEN, _QWEN_TOKENS),
     "minimax_m3_vl": _Recipe(
         "MiniMaxAI/MiniMax-M3",
         "MiniMaxM3VLProcessor",
         _both("MiniMaxM3VL"),
         {"image_token": "]<]image[>[", "video_token": "]<]video[>["},
         ("]<]start of image[>[", "]<]end of image[>["),
-    ),
-    "molmo2": _Recipe(
-        "allenai/Molmo2-8B",
-        "Molmo2Processor",
-        _both("Molmo2"),
-        {"image_token": "<|image|>", "video_token": "<|video|>"},
-        (
-            "<im_patch>",
-            "<im_col>",
-            "<im_start>",
-            "<low_res_im_start>",
-            "<frame_start>",
-            "<im_end>",
-            "<frame_end>",
-            "<im_low>",
-        ),
     ),
     "muse_glimmer": _Recipe(
         "meta-models/Muse-Glimmer-30B", "MuseGlimmerProcessor", _both("MuseGlimmer"), _MUSE, _MUSE_TOKENS
@@ -257,12 +210,11 @@ _RECIPES: Mapping[str, _Recipe] = {
     ),
     "nemotron_h_omni": _Recipe(
         "nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16",
-        "NemotronHOmniProcessor",
-        {**_both("NemotronHOmni"), "feature_extractor": "ParakeetFeatureExtractor"},
+        "NemotronH_Omni_Reasoning_V3Processor",
+        {**_both("NemotronH_Omni_Reasoning_V3"), "feature_extractor": "ParakeetFeatureExtractor"},
         {"image_token": "<image>", "video_token": "<video>", "audio_token": "<so_embedding>"},
         ("<so_start>", "<so_end>", "<img>", "</img>"),
     ),
-    "neomme": _Recipe("Hcompany/NeoMME-260M", "NeoMMEProcessor", _image("NeoMME"), _IMAGE),
     "paddleocr_vl": _Recipe(
         "PaddlePaddle/PaddleOCR-VL",
         "PaddleOCRVLProcessor",
@@ -281,12 +233,6 @@ _RECIPES: Mapping[str, _Recipe] = {
             "context_image_token": "<IMG_CONTEXT>",
         },
     ),
-    "granite_speech": _Recipe(
-        "ibm-granite/granite-speech-3.3-2b",
-        "GraniteSpeechProcessor",
-        {"audio_processor": "GraniteSpeechFeatureExtractor"},
-        {"audio_token": "<|audio|>"},
-    ),
     "step3p7": _Recipe(
         "stepfun-ai/Step-3.7-Flash",
         "Step3p7Processor",
@@ -295,9 +241,61 @@ _RECIPES: Mapping[str, _Recipe] = {
         ("<im_start>", "<im_end>", "<patch_start>", "<patch_end>", "<patch_newline>"),
     ),
     "unlimited_ocr": _Recipe("baidu/Unlimited-OCR", "UnlimitedOcrProcessor", _image("UnlimitedOcr"), _IMAGE),
+    "glmasr": _Recipe(
+        "zai-org/GLM-ASR-Nano-2512",
+        "GlmAsrProcessor",
+        {"feature_extractor": "WhisperFeatureExtractor"},
+        {"audio_token": "<|pad|>"},
+        ("<|begin_of_audio|>", "<|end_of_audio|>"),
+        part_settings={"feature_extractor": {"feature_size": 128, "return_attention_mask": True}},
+    ),
+    "moss_transcribe_diarize": _Recipe(
+        "hf-audio/MOSS-Transcribe-Diarize-HF",
+        "MossTranscribeDiarizeProcessor",
+        {"feature_extractor": "MossTranscribeDiarizeFeatureExtractor"},
+        {"audio_token": "<|audio_pad|>"},
+        ("<|audio_start|>", "<|audio_end|>"),
+    ),
+    "qwen3_asr": _Recipe(
+        "Qwen/Qwen3-ASR-1.7B-hf",
+        "Qwen3ASRProcessor",
+        {"feature_extractor": "Qwen3ASRFeatureExtractor"},
+        {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"},
+    ),
 }
 
-NOT_TRIED: Mapping[str, str] = {}
+NOT_TRIED: Mapping[str, str] = {
+    "blip_2": "its call writes image tokens before the text itself, where no placeholder stands",
+    "chameleon": "its call appends the tokenizer's separator to every text, which the generic plugin does not see",
+    "colmodernvbert": "a retrieval processor: its call takes pages or queries, not a conversation",
+    "colpali": "a retrieval processor: its call takes pages or queries, not a conversation",
+    "colqwen2": "a retrieval processor: its call takes pages or queries, not a conversation",
+    "csm": "generates speech: audio stands in the text as codes",
+    "dia": "generates speech: audio stands in the text as codes",
+    "embedding_gemma2": "an embedding model's processor; Gemma 4's, of which it is made, is tried",
+    "florence2": "its call puts the image token before a task's prompt itself, and refuses a conversation's own",
+    "fun_asr_nano": "its feature extractor needs torchaudio",
+    "fuyu": "its call puts the image token before the text itself, and refuses a conversation's own",
+    "glm_image": "generates images: its call writes the wanted image's grid after the text, which the plugin does not see",
+    "granite_speech": "its feature extractor needs torchaudio",
+    "higgs_audio_v2": "generates speech: audio stands in the text as codes",
+    "idefics": "its call takes prompts as lists of texts and images, and has no placeholder in the text",
+    "instructblip": "its call writes image tokens before the text itself, where no placeholder stands",
+    "kosmos2": "its call writes the image's tokens before the text itself, where no placeholder stands",
+    "kosmos2_5": "its call writes the one image's tokens before the text itself, where no placeholder stands",
+    "minicpm_ocr": "numbers a row's images in its call, which the plugin of minicpmv4_6 does and the generic one does not",
+    "minicpmv4_7": "numbers a row's images in its call, which the plugin of minicpmv4_6 does and the generic one does not",
+    "molmo2": "its call puts bos or eos before a text that does not start with it, which the plugin does not see",
+    "nemotron3_5_transcribe": "needs a second tokenizer, that of its alignment head",
+    "neomme": "a retrieval processor: its call takes pages or queries, not a conversation",
+    "pi0": "a robot's policy: its call takes states and actions",
+    "pocket_tts": "generates speech: audio stands in the text as codes",
+    "shieldgemma2": "classifies an image against policies: its chat template takes those and no answer",
+    "vibevoice": "generates speech from voices",
+    "vibevoice_asr": "its feature extractor works with an acoustic tokenizer, whose settings no class default gives",
+    "voxtral": "needs Mistral's own tokenizer (mistral-common)",
+    "voxtral_realtime": "needs Mistral's own tokenizer (mistral-common)",
+}
 """Folder of transformers' models -> why its processor is not among the families here."""
 
 for _name, _recipe in _RECIPES.items():
