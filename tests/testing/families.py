@@ -13,8 +13,14 @@ WITHOUT_METADATA = ("internvl", "llava_next_video", "video_llava")
 
 # It takes one list of images for all rows, where others take one for each row.
 FLAT_IMAGES = ("got_ocr2",)
-# Perception LM cannot put images of different numbers of tiles together, Audio Flamingo takes one clip a row.
-ONE_A_ROW = (("perception_lm", "image"), ("audioflamingo3", "audio"))
+# Perception LM cannot put images of different numbers of tiles together, some speech models take one clip a row.
+ONE_A_ROW = (
+    ("perception_lm", "image"),
+    ("audioflamingo3", "audio"),
+    ("glmasr", "audio"),
+    ("musicflamingo", "audio"),
+    ("qwen3_asr", "audio"),
+)
 
 
 def text(value):

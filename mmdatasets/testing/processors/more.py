@@ -12,7 +12,7 @@ from functools import partial
 import transformers
 from transformers import ProcessorMixin
 
-from mmdatasets.testing.processors.registry import family, read_chat_template
+from mmdatasets.testing.processors.registry import family, normalisation, read_chat_template
 from mmdatasets.testing.tokenizer import build_tokenizer
 from mmdatasets.types import MODALITIES, Modality
 
@@ -124,6 +124,8 @@ _RECIPES: Mapping[str, _Recipe] = {
             "eof_token": "<|extra_201|>",
         },
         bos="<|extra_203|>",
+        # The class would share its default lists with every other.
+        part_settings={"image_processor": normalisation("clip")},
     ),
     "exaone4_5": _Recipe("LGAI-EXAONE/EXAONE-4.5-33B", "Exaone4_5_Processor", _both("Qwen2VL"), _QWEN, _QWEN_TOKENS),
     "gemma4_unified": _Recipe(
@@ -276,15 +278,15 @@ NOT_TRIED: Mapping[str, str] = {
     "florence2": "its call puts the image token before a task's prompt itself, and refuses a conversation's own",
     "fun_asr_nano": "its feature extractor needs torchaudio",
     "fuyu": "its call puts the image token before the text itself, and refuses a conversation's own",
-    "glm_image": "generates images: its call writes the wanted image's grid after the text, which the plugin does not see",
+    "glm_image": "generates images: its call writes the wanted image's grid after the text, unseen by the plugin",
     "granite_speech": "its feature extractor needs torchaudio",
     "higgs_audio_v2": "generates speech: audio stands in the text as codes",
     "idefics": "its call takes prompts as lists of texts and images, and has no placeholder in the text",
     "instructblip": "its call writes image tokens before the text itself, where no placeholder stands",
     "kosmos2": "its call writes the image's tokens before the text itself, where no placeholder stands",
     "kosmos2_5": "its call writes the one image's tokens before the text itself, where no placeholder stands",
-    "minicpm_ocr": "numbers a row's images in its call, which the plugin of minicpmv4_6 does and the generic one does not",
-    "minicpmv4_7": "numbers a row's images in its call, which the plugin of minicpmv4_6 does and the generic one does not",
+    "minicpm_ocr": "numbers a row's images in its call, as the plugin of minicpmv4_6 does and the generic one does not",
+    "minicpmv4_7": "numbers a row's images in its call, as the plugin of minicpmv4_6 does and the generic one does not",
     "molmo2": "its call puts bos or eos before a text that does not start with it, which the plugin does not see",
     "nemotron3_5_transcribe": "needs a second tokenizer, that of its alignment head",
     "neomme": "a retrieval processor: its call takes pages or queries, not a conversation",
