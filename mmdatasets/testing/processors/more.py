@@ -6,6 +6,7 @@ A family is one `_Recipe`. They show what the generic plugin makes of a processo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -60,7 +61,7 @@ def _build(recipe: _Recipe) -> ProcessorMixin:
         pad_token="<|endoftext|>",
     )
     parts = {
-        argument: getattr(transformers, name)(**recipe.part_settings.get(argument, {}))
+        argument: getattr(transformers, name)(**deepcopy(dict(recipe.part_settings.get(argument, {}))))
         for argument, name in recipe.parts.items()
     }
     processor: ProcessorMixin = getattr(transformers, recipe.kind)(tokenizer=tokenizer, **parts, **recipe.settings)
@@ -124,7 +125,7 @@ _RECIPES: Mapping[str, _Recipe] = {
             "eof_token": "<|extra_201|>",
         },
         bos="<|extra_203|>",
-        # The class would share its default lists with every other.
+        # The class's default lists are those of every class that uses them.
         part_settings={"image_processor": normalisation("clip")},
     ),
     "exaone4_5": _Recipe("LGAI-EXAONE/EXAONE-4.5-33B", "Exaone4_5_Processor", _both("Qwen2VL"), _QWEN, _QWEN_TOKENS),
@@ -216,6 +217,8 @@ _RECIPES: Mapping[str, _Recipe] = {
         {**_both("NemotronH_Omni_Reasoning_V3"), "feature_extractor": "ParakeetFeatureExtractor"},
         {"image_token": "<image>", "video_token": "<video>", "audio_token": "<so_embedding>"},
         ("<so_start>", "<so_end>", "<img>", "</img>"),
+        # The class has no default.
+        part_settings={"video_processor": {"norm_mean": [0.5, 0.5, 0.5], "norm_std": [0.5, 0.5, 0.5]}},
     ),
     "paddleocr_vl": _Recipe(
         "PaddlePaddle/PaddleOCR-VL",
@@ -285,8 +288,8 @@ NOT_TRIED: Mapping[str, str] = {
     "instructblip": "its call writes image tokens before the text itself, where no placeholder stands",
     "kosmos2": "its call writes the image's tokens before the text itself, where no placeholder stands",
     "kosmos2_5": "its call writes the one image's tokens before the text itself, where no placeholder stands",
-    "minicpm_ocr": "numbers a row's images in its call, as the plugin of minicpmv4_6 does and the generic one does not",
-    "minicpmv4_7": "numbers a row's images in its call, as the plugin of minicpmv4_6 does and the generic one does not",
+    "minicpm_ocr": "its call numbers a row's images, as the plugin of minicpmv4_6 does and the generic one does not",
+    "minicpmv4_7": "its call numbers a row's images, as the plugin of minicpmv4_6 does and the generic one does not",
     "molmo2": "its call puts bos or eos before a text that does not start with it, which the plugin does not see",
     "nemotron3_5_transcribe": "needs a second tokenizer, that of its alignment head",
     "neomme": "a retrieval processor: its call takes pages or queries, not a conversation",
