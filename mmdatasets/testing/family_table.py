@@ -15,6 +15,7 @@ from mmdatasets.plugins.registry import auto_plugin
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
 from mmdatasets.testing.processors import get_spec
+from mmdatasets.testing.processors.more import NOT_TRIED
 from mmdatasets.testing.standins import build_standin, list_standins
 from mmdatasets.testing.subjects import generic_subjects, named_subjects
 
@@ -57,6 +58,8 @@ def family_table(cell_of: Callable[[Subject, Scenario], Cell]) -> str:
     page += [_standin_row(name) for name in list_standins()]
     page += ["\n## Through the generic plugin, with no code about them\n\n", _COLUMNS]
     page += [_row(subject, cell_of) for subject in generic_subjects()]
+    page += ["\n## Not tried\n\n", _NOT_TRIED_HEAD]
+    page += [f"| {folder} | {reason} |\n" for folder, reason in sorted(NOT_TRIED.items())]
     return "".join(page)
 
 
@@ -64,6 +67,10 @@ _REMOTE = (
     "The processors of these families are code on the model hub. The plugins are written against the published "
     "interface and\ncompared with stand-ins that follow it (`mmdatasets.testing.standins`), in "
     "`tests/plugins/test_remote_families.py`.\n\n"
+)
+_NOT_TRIED_HEAD = (
+    "Folders of transformers' models whose processors have media tokens, and are not above.\n\n"
+    "| folder | reason |\n| --- | --- |\n"
 )
 
 

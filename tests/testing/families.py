@@ -6,15 +6,25 @@ import torch
 from mmdatasets.testing import make_image
 
 SAMPLING_RATE = 16000
+OTHER_RATES = {"muse_spark": 24000}
 FRAMES = 4
 
 # Their processors take no metadata: they neither sample frames nor write times.
 WITHOUT_METADATA = ("internvl", "llava_next_video", "video_llava")
 
+# Their processors write times from metadata that their video processors return only if asked to.
+RETURN_METADATA = ("cosmos3_edge", "muse_glimmer", "muse_spark")
+
 # It takes one list of images for all rows, where others take one for each row.
 FLAT_IMAGES = ("got_ocr2",)
-# Perception LM cannot put images of different numbers of tiles together, Audio Flamingo takes one clip a row.
-ONE_A_ROW = (("perception_lm", "image"), ("audioflamingo3", "audio"))
+# Perception LM cannot put images of different numbers of tiles together, some speech models take one clip a row.
+ONE_A_ROW = (
+    ("perception_lm", "image"),
+    ("audioflamingo3", "audio"),
+    ("glmasr", "audio"),
+    ("musicflamingo", "audio"),
+    ("qwen3_asr", "audio"),
+)
 
 
 def text(value):
@@ -51,7 +61,7 @@ def media_arguments(name, kind, rows):
     if kind == "image":
         return {"images": items if name in FLAT_IMAGES else [list(row) for row in rows]}
     if kind == "audio":
-        return {"audio": items, "audio_kwargs": {"sampling_rate": SAMPLING_RATE}}
+        return {"audio": items, "audio_kwargs": {"sampling_rate": OTHER_RATES.get(name, SAMPLING_RATE)}}
     if name in WITHOUT_METADATA:
         return {"videos": items}
     metadata = {
@@ -63,6 +73,8 @@ def media_arguments(name, kind, rows):
         "height": 96,
     }
     settings = {"do_sample_frames": False, "video_metadata": [dict(metadata) for _ in items]}
+    if name in RETURN_METADATA:
+        settings["return_metadata"] = True
     return {"videos": items, "videos_kwargs": settings}
 
 

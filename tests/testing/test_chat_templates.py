@@ -253,6 +253,8 @@ RENDERED = {
     "<|im_start|>assistant\nA dog.<|im_end|>\n",
     "phi4_multimodal": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|image|><|audio|>What?<|im_end|>\n"
     "<|im_start|>assistant\nA dog.<|im_end|>\n",
+    "hunyuan_vl": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<img><image></img>What?<|im_end|>\n"
+    "<|im_start|>assistant\nA dog.<|im_end|>\n",
     "paligemma": "Be brief.\n<image>What?\nA dog.<eos>",
     "pixtral": "<s>[INST][IMG]What?[/INST]A dog.</s>",
     "qwen2_5_omni": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_bos|><|IMAGE|><|vision_eos|>"

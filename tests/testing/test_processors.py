@@ -31,6 +31,12 @@ REPEATED_TOKENS = {"gemma3": "<image_soft_token>", "llama4": "<|patch|>", "ovis2
 # Its class takes the template, and its loading does not hand it over.
 LOSES_ITS_TEMPLATE = ("phi4_multimodal",)
 
+# The first does not resize a video to whole patches, the second cannot read metadata given as mappings.
+OWN_CALL_FAILS = {
+    ("minimax_m3_vl", "video"): (RuntimeError, "is invalid for input of size"),
+    ("nemotron_h_omni", "video"): (AttributeError, "has no attribute 'fps'"),
+}
+
 # What the checkpoints' preprocessor_config.json say: pixels (least, most), patch size, normalisation mean.
 CLIP_MEAN = pytest.approx([0.48145466, 0.4578275, 0.40821073])
 PUBLISHED_PIXELS = {
@@ -135,6 +141,11 @@ def test_a_saved_processor_loads_as_the_same(name, tmp_path):
         loaded.chat_template = processor.chat_template
     assert loaded.chat_template == processor.chat_template
     for kind in get_spec(name).modalities:
+        if (name, kind) in OWN_CALL_FAILS:
+            error, message = OWN_CALL_FAILS[name, kind]
+            with pytest.raises(error, match=message):
+                encode(name, loaded, kind, [make_media(kind, 1)])
+            continue
         count = 1 if (name, kind) in ONE_A_ROW else 2
         first, second = (encode(name, each, kind, [make_media(kind, count)]) for each in (processor, loaded))
         assert_equal(first, second)
