@@ -219,4 +219,5 @@ def _named_parameters(processor_class: type[ProcessorMixin], modality: Modality)
 
 
 def _refusal(error: Exception) -> MediaProcessorError:
-    return MediaProcessorError(f"the model's processor refuses it: {type(error).__name__}: {error}")
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return MediaProcessorError(f"the model's processor refuses it: {reason}")

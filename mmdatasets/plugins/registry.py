@@ -54,7 +54,11 @@ _FAMILIES: dict[str, Family] = {
     "llava_next": Family(StandardPlugin, ("LlavaNextProcessor",)),
     "llava_next_video": Family(StandardPlugin, ("LlavaNextVideoProcessor",)),
     "minicpmv": Family(MiniCPMVPlugin, ("MiniCPMVProcessor", "MiniCPMOProcessor"), ("minicpm_v",)),
-    "minicpmv4_6": Family(MiniCPMV46Plugin, ("MiniCPMV4_6Processor",), ("minicpm_v_4_6",)),
+    "minicpmv4_6": Family(
+        MiniCPMV46Plugin,
+        ("MiniCPMV4_6Processor", "MiniCPMV4_7Processor", "MiniCPMOcrProcessor"),
+        ("minicpm_v_4_6",),
+    ),
     "mllama": Family(MllamaPlugin, ("MllamaProcessor",)),
     "moss_vl": Family(MossVLPlugin, ("MossVLProcessor",)),
     "paligemma": Family(PaliGemmaPlugin, ("PaliGemmaProcessor",)),
