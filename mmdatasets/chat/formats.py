@@ -187,3 +187,11 @@ def _split_text(text: str) -> list[Part]:
         last = match.end()
     pieces.append({"type": "text", "text": text[last:]})
     return [piece for piece in pieces if piece["type"] != "text" or piece["text"]]
+
+
+def as_string(message: Message, image: str) -> Message:
+    """The message with its parts joined to one string, `image` where an image stands."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": "".join(str(part.get("text", image)) for part in content)}

@@ -334,10 +334,12 @@ class BasePlugin(FamilyHooks):
 
     def delimiter_ids(self, modality: Modality) -> tuple[int, int]:
         """Ids of the tokens around an item's expansion, -1 for none."""
-        if modality not in self.delimiters:
-            return -1, -1
-        before, after = self.engine.tokenizer.convert_tokens_to_ids(list(self.delimiters[modality]))
-        return int(before), int(after)
+        return self._delimiter_ids.get(modality, (-1, -1))
+
+    @cached_property
+    def _delimiter_ids(self) -> dict[Modality, tuple[int, int]]:
+        look_up = self.engine.tokenizer.convert_tokens_to_ids  # once, not for every item of every row
+        return {modality: (look_up(before), look_up(after)) for modality, (before, after) in self.delimiters.items()}
 
     def _engine_for(self, processor: ProcessorMixin | None) -> Engine:
         if processor is None:

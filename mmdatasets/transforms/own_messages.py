@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmdatasets.chat.control_tokens import blank_marked
-from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, Message
+from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, as_string
 from mmdatasets.chat.template import Rendered, Span
 from mmdatasets.errors import PlaceholderError, TemplateError
 from mmdatasets.types import Expansion
@@ -26,7 +26,7 @@ def render_own_messages(plugin: BasePlugin, conversation: Conversation) -> Rende
         PlaceholderError: If a placeholder stands in the text literally, which strings cannot tell apart.
     """
     placeholder = PLACEHOLDERS["image"]
-    messages = [_as_string(plugin.engine.guard.mark(message), placeholder) for message in conversation.messages]
+    messages = [as_string(plugin.engine.guard.mark(message), placeholder) for message in conversation.messages]
     found = sum(str(message.get("content", "")).count(placeholder) for message in messages)
     if found != len(conversation.images):
         raise PlaceholderError(
@@ -35,13 +35,6 @@ def render_own_messages(plugin: BasePlugin, conversation: Conversation) -> Rende
         )
     own = plugin.process_messages(messages, conversation.images, [], [], plugin.engine.runner.processor)
     return plugin.engine.template.render(own)
-
-
-def _as_string(message: Message, placeholder: str) -> Message:
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": "".join(str(part.get("text", placeholder)) for part in content)}
 
 
 def find_runs(text: str, media_token: str) -> list[Span]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mmdatasets.chat.control_tokens import Piece, blank_marked, split_marked
-from mmdatasets.chat.formats import Conversation, Message
+from mmdatasets.chat.formats import Conversation, as_string
 from mmdatasets.chat.template import Rendered, Span
 from mmdatasets.chat.tokenise import Encoded, IntArray
 from mmdatasets.errors import MMDatasetsError, TemplateError
@@ -112,7 +112,9 @@ def _place_expansions(plugin: BasePlugin, conversation: Conversation, planned: S
     engine = plugin.engine
     expansions = [plugin.index_expansion(engine, expansion, index) for index, expansion in enumerate(planned)]
     messages = [engine.guard.mark(message) for message in conversation.messages]
-    rendered = engine.template.render(messages if engine.takes_parts else [_as_text(engine, m) for m in messages])
+    if not engine.takes_parts:
+        messages = [as_string(message, engine.runner.placeholders.get("image", "")) for message in messages]
+    rendered = engine.template.render(messages)
     special = engine.adds_special_tokens(rendered.text)
     # The processor's own edits first, since they go by the text that the template wrote.
     rendered, _ = apply_edits(rendered, plugin.text_edits(engine, rendered.text))
@@ -138,15 +140,6 @@ def _place_own_messages(plugin: BasePlugin, conversation: Conversation, planned:
     supply = iter(places)
     own = [[next(supply) for _ in mine] for mine in shared]
     return rendered, special, [(spans[0][0], spans[-1][1]) for spans in own], expansions
-
-
-def _as_text(engine: Engine, message: Message) -> Message:
-    """A message for a template that takes strings alone."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    placeholder = engine.runner.placeholders.get("image", "")
-    return {**message, "content": "".join(str(part.get("text", placeholder)) for part in content)}
 
 
 def apply_edits(rendered: Rendered, edits: Sequence[Edit]) -> tuple[Rendered, list[Span]]:
