@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from datasets import Features
@@ -375,7 +375,3 @@ class BasePlugin(FamilyHooks):
         self.__dict__.update(state["config"])  # type: ignore[call-overload]
         self.__dict__["snapshot"] = snapshot
         self.processor = snapshot.restore() if isinstance(snapshot, ProcessorSnapshot) else None
-
-    def replace(self, **changes: object) -> Self:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
