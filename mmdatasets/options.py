@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 ImageBackend: TypeAlias = Literal["auto", "pillow", "torchcodec"]
+VideoBackend: TypeAlias = Literal["pyav", "torchcodec", "decord"]
+VideoSampling: TypeAlias = Literal["processor", "fps", "uniform", "all"]
+AudioBackend: TypeAlias = Literal["soundfile", "pyav", "torchcodec"]
+Resampler: TypeAlias = Literal["soxr", "torchaudio"]
+LongAudio: TypeAlias = Literal["error", "truncate", "chunk"]
 
 IMAGE_PIXEL_LIMIT = 2**27  # 134 megapixels: above a 108-megapixel phone photo, below Pillow's own error at 179
 
@@ -17,10 +22,31 @@ class MediaOptions:
     Attributes:
         image_max_pixels: Upper bound on the pixels (width x height) that the processor resizes an image to.
         image_min_pixels: Lower bound on the same.
-        image_pixel_limit: Images with more pixels in their header are refused before any decoding.
+        image_pixel_limit: Images, and frames of videos, with more pixels in their header are refused before any
+            decoding.
         image_backend: `"pillow"` decodes with Pillow. `"torchcodec"` decodes with torchcodec the formats for which
             it equals Pillow bit for bit, the others with Pillow. `"auto"` is `"torchcodec"` where that is installed
             and usable, else `"pillow"`; the pixels are the same.
+        video_max_pixels: Upper bound on the pixels (width x height) of each frame that the processor resizes to.
+        video_min_pixels: Lower bound on the same.
+        video_sampling: Which frames are taken. `"processor"`: those that the model's own video processor samples,
+            with `video_fps` or `video_num_frames` as its `fps` or `num_frames` where given. `"fps"`: `video_fps`
+            frames a second, or, where these are more than `video_max_frames`, that many spread evenly over the clip.
+            `"uniform"`: `video_num_frames` spread evenly over the clip. `"all"`: every frame.
+        video_fps: Frames per second to sample.
+        video_num_frames: How many frames to sample.
+        video_max_frames: Upper bound on the sampled frames.
+        video_min_frames: Lower bound on the sampled frames.
+        video_backend: What decodes videos: `"pyav"`, `"torchcodec"` (needs the extra `torchcodec` and a system
+            FFmpeg) or `"decord"` (needs the extra `decord`).
+        audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`.
+        audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads, and the rest (m4a, aac,
+            sound tracks) with PyAV. `"pyav"` and `"torchcodec"` decode everything.
+        audio_resampler: What changes the sampling rate: `"soxr"`, or `"torchaudio"` (needs the extra `torchaudio`).
+        audio_max_duration_s: Longest audio, in seconds; as long as the processor takes in one piece when `None`.
+        long_audio: What becomes of longer audio: `"error"`, `"truncate"` (its beginning is used) or `"chunk"` (it
+            becomes several items).
+        use_audio_in_video: Whether a video's sound track is used too, by models that take both together.
         media_root: Directory that relative local paths are resolved against; the working directory when `None`.
         allow_http: Whether `http://` and `https://` references may be opened.
     """
@@ -29,18 +55,68 @@ class MediaOptions:
     image_min_pixels: int | None = None
     image_pixel_limit: int = IMAGE_PIXEL_LIMIT
     image_backend: ImageBackend = "auto"
+    video_max_pixels: int | None = None
+    video_min_pixels: int | None = None
+    video_sampling: VideoSampling = "processor"
+    video_fps: float | None = None
+    video_num_frames: int | None = None
+    video_max_frames: int | None = None
+    video_min_frames: int | None = None
+    video_backend: VideoBackend = "pyav"
+    audio_sampling_rate: int | None = None
+    audio_backend: AudioBackend = "soundfile"
+    audio_resampler: Resampler = "soxr"
+    audio_max_duration_s: float | None = None
+    long_audio: LongAudio = "error"
+    use_audio_in_video: bool = False
     media_root: str | None = None
     allow_http: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_max_pixels", "image_min_pixels", "image_pixel_limit"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive integer (pixels) or None, got {value!r}")
+                raise ValueError(f"{name} must be a positive integer or None, got {value!r}")
+        for name in ("video_fps", "audio_max_duration_s"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+                raise ValueError(f"{name} must be a positive number or None, got {value!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(map(repr, get_args(choices)))
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for what in ("image_{}_pixels", "video_{}_pixels", "video_{}_frames"):
+            low, high = getattr(self, what.format("min")), getattr(self, what.format("max"))
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"{what.format('min')} ({low}) must not exceed {what.format('max')} ({high})")
+        self._check_sampling()
         if self.media_root is not None and "://" in self.media_root:
             raise ValueError(f"media_root must be a local directory, got {self.media_root!r}")
-        low, high = self.image_min_pixels, self.image_max_pixels
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"image_min_pixels ({low}) must not exceed image_max_pixels ({high})")
-        if self.image_backend not in ("auto", "pillow", "torchcodec"):
-            raise ValueError(f"image_backend must be 'auto', 'pillow' or 'torchcodec', got {self.image_backend!r}")
+
+    def _check_sampling(self) -> None:
+        if self.video_fps is not None and self.video_num_frames is not None:
+            raise ValueError("video_fps and video_num_frames exclude each other: give one of them")
+        needed = {"fps": "video_fps", "uniform": "video_num_frames"}.get(self.video_sampling)
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(f"video_sampling={self.video_sampling!r} needs {needed}")
+
+
+_COUNTS = (
+    "image_max_pixels",
+    "image_min_pixels",
+    "image_pixel_limit",
+    "video_max_pixels",
+    "video_min_pixels",
+    "video_num_frames",
+    "video_max_frames",
+    "video_min_frames",
+    "audio_sampling_rate",
+)
+_CHOICES = {
+    "image_backend": ImageBackend,
+    "video_sampling": VideoSampling,
+    "video_backend": VideoBackend,
+    "audio_backend": AudioBackend,
+    "audio_resampler": Resampler,
+    "long_audio": LongAudio,
+}
