@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypedDict
 
-from datasets import Features, Image, List, Value
+from datasets import Audio, Features, Image, List, Value, Video
 
-SCHEMA_VERSION = 1
+from mmdatasets.types import FramePlan, MediaPlan, Modality
+
+SCHEMA_VERSION = 2
 """Raised whenever the meaning or type of a column changes; part of every plugin's fingerprint."""
 
 INPUT_IDS = "input_ids"
@@ -15,26 +17,93 @@ LABELS = "labels"
 LENGTH = "length"
 MEDIA_INFO = "media_info"
 IMAGES = "images"
+VIDEOS = "videos"
+VIDEO_FRAMES = "video_frames"
+AUDIOS = "audios"
+
+MEDIA_COLUMNS: dict[Modality, str] = {"image": IMAGES, "video": VIDEOS, "audio": AUDIOS}
+"""Column of each modality's references in a mapped dataset."""
 
 
 class MediaRecord(TypedDict):
     """One media item of a row, in the order of the text.
 
     Attributes:
-        modality: `"image"`.
-        width: Pixels after EXIF orientation, as the header says.
-        height: Pixels after EXIF orientation, as the header says.
+        modality: `"image"`, `"video"` or `"audio"`. What another modality is described by is `None`.
+        item: Which of the row's references of this modality it is: audio that is divided into chunks has several
+            records.
+        width: Pixels as the header says, after orientation.
+        height: Pixels as the header says, after orientation.
+        frame_indices: The frames of a video that are decoded, counted in the order of presentation.
+        timestamps_s: Seconds of each of these frames.
+        num_source_frames: How many frames there were to choose from.
+        fps: Average frames per second of the video.
+        duration_s: Seconds that the frames were chosen from.
+        start_s: Where in the file the audio, or the sound of a video, begins, in seconds.
+        end_s: Where it ends; with the file when `None`.
+        num_samples: Samples of audio, or of a video's sound where that is used, at the model's rate.
         start: First token of the item's media span in `input_ids`, the family's delimiters included.
         end: One past the last token of the media span.
         num_tokens: Media tokens in the span, which is how many features the model produces for the item.
     """
 
     modality: str
-    width: int
-    height: int
+    item: int
+    width: int | None
+    height: int | None
+    frame_indices: list[int] | None
+    timestamps_s: list[float] | None
+    num_source_frames: int | None
+    fps: float | None
+    duration_s: float | None
+    start_s: float | None
+    end_s: float | None
+    num_samples: int | None
     start: int
     end: int
     num_tokens: int
+
+
+def record_of(plan: MediaPlan, item: int, span: tuple[int, int], num_tokens: int) -> MediaRecord:
+    """A media item as the `media_info` column has it."""
+    frames = plan.frames
+    return {
+        "modality": plan.modality,
+        "item": item,
+        "width": plan.width,
+        "height": plan.height,
+        "frame_indices": None if frames is None else list(frames.indices),
+        "timestamps_s": None if frames is None or frames.timestamps_s is None else list(frames.timestamps_s),
+        "num_source_frames": plan.num_source_frames,
+        "fps": plan.fps,
+        "duration_s": plan.duration_s,
+        "start_s": plan.start_s,
+        "end_s": plan.end_s,
+        "num_samples": plan.num_samples,
+        "start": span[0],
+        "end": span[1],
+        "num_tokens": num_tokens,
+    }
+
+
+def plan_of(record: MediaRecord) -> MediaPlan:
+    """The plan that a record of the `media_info` column holds."""
+    indices, times = record["frame_indices"], record["timestamps_s"]
+    frames = None
+    if indices is not None:
+        frames = FramePlan(tuple(map(int, indices)), None if times is None else tuple(map(float, times)))
+    return MediaPlan(
+        modality=record["modality"],  # type: ignore[arg-type]
+        width=record["width"],
+        height=record["height"],
+        frames=frames,
+        num_source_frames=record["num_source_frames"],
+        fps=record["fps"],
+        duration_s=record["duration_s"],
+        start_s=record["start_s"],
+        end_s=record["end_s"],
+        num_samples=record["num_samples"],
+    )
 
 
 def media_info_feature() -> List:
@@ -42,8 +111,17 @@ def media_info_feature() -> List:
     return List(
         {
             "modality": Value("string"),
+            "item": Value("int32"),
             "width": Value("int32"),
             "height": Value("int32"),
+            "frame_indices": List(Value("int32")),
+            "timestamps_s": List(Value("float64")),
+            "num_source_frames": Value("int32"),
+            "fps": Value("float64"),
+            "duration_s": Value("float64"),
+            "start_s": Value("float64"),
+            "end_s": Value("float64"),
+            "num_samples": Value("int64"),
             "start": Value("int32"),
             "end": Value("int32"),
             "num_tokens": Value("int32"),
@@ -51,15 +129,26 @@ def media_info_feature() -> List:
     )
 
 
-def image_list_feature() -> List:
-    """The feature of a media column of images: undecoded references, a path or the file's bytes each."""
-    return List(Image(decode=False))
+def media_columns(modalities: Iterable[Modality]) -> dict[str, List]:
+    """The columns of media references: undecoded, a path or the file's bytes each.
+
+    `video_frames` has a list for each video: its frames where the video is given as such, else none.
+    """
+    columns: dict[Modality, dict[str, List]] = {
+        "image": {IMAGES: List(Image(decode=False))},
+        "video": {VIDEOS: List(Video(decode=False)), VIDEO_FRAMES: List(List(Image(decode=False)))},
+        "audio": {AUDIOS: List(Audio(decode=False))},
+    }
+    return {name: feature for modality in modalities for name, feature in columns[modality].items()}
 
 
-def tokenised_features(source: Features | None = None, replaced: Iterable[str] = ()) -> Features:
+def tokenised_features(
+    modalities: Iterable[Modality], source: Features | None = None, replaced: Iterable[str] = ()
+) -> Features:
     """Features of the rows that a plugin's transform returns.
 
     Args:
+        modalities: What the model takes.
         source: Features of the dataset that is mapped. Its columns pass through, except the `replaced` ones.
         replaced: Columns of `source` that the transform consumes.
 
@@ -71,7 +160,7 @@ def tokenised_features(source: Features | None = None, replaced: Iterable[str] =
         LABELS: List(Value("int32")),
         LENGTH: Value("int32"),
         MEDIA_INFO: media_info_feature(),
-        IMAGES: image_list_feature(),
+        **media_columns(modalities),
     }
     gone = set(replaced) | set(own)
     kept = {name: feature for name, feature in (source or {}).items() if name not in gone}

@@ -87,6 +87,7 @@ class VideoInfo:
         fps: Average frames per second; `None` where nothing tells.
         duration_s: Seconds, the last frame's own duration included; `None` where nothing tells.
         has_audio: Whether there is a sound track.
+        is_frame_list: Whether it is given as a list of images, and so was sampled already.
     """
 
     width: int
@@ -96,6 +97,7 @@ class VideoInfo:
     fps: float | None = None
     duration_s: float | None = None
     has_audio: bool = False
+    is_frame_list: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or self.num_frames < 1:
@@ -153,14 +155,124 @@ class AudioInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoShape:
+    """What of a video decides on the tokens that it becomes: all of it is known before a frame is decoded.
+
+    Attributes:
+        width: Pixels of a frame as the processor gets it.
+        height: Pixels of a frame as the processor gets it.
+        frames: Which frames are taken.
+        num_source_frames: How many frames there were to choose from: those of the video, or of the wanted part of it.
+        fps: Average frames per second of the source; `None` where nothing tells.
+        duration_s: Seconds that the frames were chosen from; `None` where nothing tells.
+        num_samples: Samples of its sound track at the model's rate, where that is used too.
+    """
+
+    width: int
+    height: int
+    frames: FramePlan
+    num_source_frames: int
+    fps: float | None = None
+    duration_s: float | None = None
+    num_samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioShape:
+    """What of an audio item decides on the tokens that it becomes.
+
+    Attributes:
+        num_samples: Samples at the model's rate.
+    """
+
+    num_samples: int
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"audio must have at least one sample, got {self.num_samples}")
+
+
+MediaShape: TypeAlias = ImageInfo | VideoShape | AudioShape
+"""Shape of a media item as the processor gets it. Hashable: what an item becomes is remembered by it."""
+
+
+def modality_of(shape: MediaShape) -> Modality:
+    """The modality that a shape is one of."""
+    return "image" if isinstance(shape, ImageInfo) else "video" if isinstance(shape, VideoShape) else "audio"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaInput:
+    """A media item as the processor gets it.
+
+    Attributes:
+        shape: Its shape.
+        data: An image `(3, height, width)` or the frames of a video `(num_frames, 3, height, width)`, `torch.uint8`
+            RGB; or audio `(num_samples,)`, `np.float32`.
+        sound: The sound track of a video, `(num_samples,)`, where it is used too.
+    """
+
+    shape: MediaShape
+    data: torch.Tensor | npt.NDArray[np.float32]
+    sound: npt.NDArray[np.float32] | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """The item's modality."""
+        return modality_of(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPlan:
+    """What is known and stored of a media item: what its header says, and what will be decoded of it.
+
+    Attributes:
+        modality: What it is. Where another modality is meant, an attribute is `None`.
+        width: Pixels, oriented; of a video, of each frame.
+        height: Pixels, oriented.
+        frames: The frames that are decoded of a video.
+        num_source_frames: How many frames there were to choose from.
+        fps: Average frames per second of the video; `None` where nothing tells.
+        duration_s: Seconds of the video, or of the wanted part of it; `None` where nothing tells.
+        start_s: Where in the file the audio, or the sound of a video, begins.
+        end_s: Where it ends; with the file when `None`.
+        num_samples: Samples of audio, or of a video's sound where that is used, at the model's rate.
+    """
+
+    modality: Modality
+    width: int | None = None
+    height: int | None = None
+    frames: FramePlan | None = None
+    num_source_frames: int | None = None
+    fps: float | None = None
+    duration_s: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    num_samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaItem:
+    """A media item that a row refers to.
+
+    Attributes:
+        modality: What it is.
+        reference: Where it is.
+    """
+
+    modality: Modality
+    reference: MediaReference
+
+
+@dataclass(frozen=True, slots=True)
 class Expansion:
     """What one media item becomes in the text.
 
-    A run of the media token is kept as one token in `text` and its length in `runs`, so that a tokenizer never sees
+    A run of a media token is kept as one token in `text` and its length in `runs`, so that a tokenizer never sees
     thousands of placeholder characters.
 
     Attributes:
-        text: The processor's replacement text with every run of the media token shortened to one token.
+        text: The processor's replacement text with every run of a media token shortened to one token.
         runs: Length of each run, in the order of the text.
     """
 

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmdatasets.errors import ConversationError, PlaceholderError
-from mmdatasets.types import Modality
+from mmdatasets.types import MODALITIES, MediaItem, Modality
 
 if TYPE_CHECKING:
-    from mmdatasets.types import ImageReference
+    from mmdatasets.types import MediaReference
 
 Part: TypeAlias = dict[str, object]
 Message: TypeAlias = dict[str, object]
+MediaColumns: TypeAlias = "Mapping[Modality, Sequence[MediaReference] | None]"
+"""A row's media of each modality; `None` where the dataset has no such column."""
 
-PLACEHOLDERS: dict[Modality, str] = {"image": "<image>"}
+PLACEHOLDERS: dict[Modality, str] = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
 """What a user writes in text for one media item."""
 
-_SPLITTER = re.compile("|".join(f"({re.escape(text)})" for text in PLACEHOLDERS.values()))
-_IMAGE_KEYS = ("image", "url", "path", "image_url")
-_SUPPORTED_PARTS = "text, image, image_url"
+_SPLITTER = re.compile("|".join(f"(?P<{kind}>{re.escape(text)})" for kind, text in PLACEHOLDERS.items()))
+# Names of part types, which are also the keys that hold a part's reference, and further keys of those.
+_PART_TYPES: dict[str, Modality] = {
+    "image": "image",
+    "image_url": "image",
+    "video": "video",
+    "video_url": "video",
+    "audio": "audio",
+    "audio_url": "audio",
+    "input_audio": "audio",
+}
+_REFERENCE_KEYS = ("url", "path")
+_SUPPORTED_PARTS = f"text, {', '.join(_PART_TYPES)}"
 
 
 @dataclass(slots=True)
@@ -30,21 +43,29 @@ class Conversation:
 
     Attributes:
         messages: Each has a `role`, and `content` as a string or as parts (`{"type": "text", "text": ...}`,
-            `{"type": "image"}`). Keys without a value are gone.
-        images: The row's image references in the order in which the text has them.
+            `{"type": "image"}`, likewise video and audio). Keys without a value are gone.
+        media: The row's media in the order in which the text has it.
     """
 
     messages: list[Message]
-    images: list[ImageReference] = field(default_factory=list)
+    media: list[MediaItem] = field(default_factory=list)
+
+    def references(self, modality: Modality) -> list[MediaReference]:
+        """The references of one modality, in the order of the text."""
+        return [item.reference for item in self.media if item.modality == modality]
 
 
-def normalise(messages: object, images: Sequence[ImageReference] | None = ()) -> Conversation:
+_NO_MEDIA: MediaColumns = dict.fromkeys(MODALITIES, ())
+
+
+def normalise(messages: object, media: MediaColumns = _NO_MEDIA) -> Conversation:
     """Brings one row into the form that the chat template takes.
 
-    Placeholders (`<image>`) in text and image parts without a reference of their own stand for the items of `images`,
-    in order. Which placeholders are meant is decided by counting, never guessed:
+    Placeholders (`<image>`) in text and media parts without a reference of their own stand for the items of the
+    row's media column, in order. Which placeholders are meant is decided by counting, never guessed, for each
+    modality by itself:
 
-    0. without an image column at all, `<image>` outside of answers is refused: the column has another name, say;
+    0. without a column at all, `<image>` outside of answers is refused: the column has another name, say;
     1. if the image parts alone match the number of images, `<image>` in text is just text;
     2. else if parts and placeholders of all messages together match, each placeholder is an image;
     3. else if those outside of assistant turns match, the ones in answers are just text;
@@ -52,26 +73,24 @@ def normalise(messages: object, images: Sequence[ImageReference] | None = ()) ->
 
     Args:
         messages: Mappings with `role` and `content`, the content a string or a list of parts.
-        images: The row's image column; `None` where the dataset has none.
+        media: The row's media columns. A modality that is left out counts as a column that the dataset lacks.
 
     Raises:
         ConversationError: If `messages` has another shape.
-        PlaceholderError: If placeholders and images cannot be matched.
+        PlaceholderError: If placeholders and media cannot be matched.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or len(messages) == 0:
         raise ConversationError(
             f"expected a non-empty list of messages with 'role' and 'content', got {_describe(messages)}"
         )
     cleaned = [_clean_message(message, index) for index, message in enumerate(messages)]
-    parts = [part for message in cleaned for part in _parts(message)]
-    num_free_parts = sum(part["type"] == "image" and "image" not in part for part in parts)
-    if images is None:
-        _refuse_placeholders(cleaned)
-        images = ()
-    roles = _placeholder_roles(cleaned, num_free_parts, len(images))
-    supply = iter(images)
-    ordered: list[ImageReference] = []
-    result = [_place(message, supply, ordered, message["role"] in roles) for message in cleaned]
+    roles = {modality: _roles_with_placeholders(cleaned, modality, media.get(modality)) for modality in MODALITIES}
+    supply = {modality: iter(media.get(modality) or ()) for modality in MODALITIES}
+    ordered: list[MediaItem] = []
+    result = []
+    for message in cleaned:
+        meant = frozenset(modality for modality in MODALITIES if message["role"] in roles[modality])
+        result.append(_place(message, supply, ordered, meant))
     return Conversation(result, ordered)
 
 
@@ -110,88 +129,116 @@ def _clean_part(part: object, index: int) -> Part:
     if not isinstance(part, Mapping):
         raise ConversationError(f"message {index} has a content part that is no mapping: {_describe(part)}")
     cleaned = {key: value for key, value in part.items() if value is not None}
-    kind = cleaned.get("type") or next((key for key in ("text", *_IMAGE_KEYS) if key in cleaned), None)
+    kind = cleaned.get("type") or next((key for key in ("text", *_PART_TYPES) if key in cleaned), None)
+    if kind is None and any(key in cleaned for key in _REFERENCE_KEYS):
+        kind = "image"
     if kind == "text" and isinstance(cleaned.get("text"), str):
         return {"type": "text", "text": cleaned["text"]}
-    if kind in _IMAGE_KEYS:
-        reference = next((cleaned[key] for key in _IMAGE_KEYS if key in cleaned), None)
-        if isinstance(reference, Mapping) and "url" in reference:  # OpenAI: {"image_url": {"url": ...}}
-            reference = reference["url"]
-        return {"type": "image"} if reference is None else {"type": "image", "image": reference}
+    modality = _PART_TYPES.get(str(kind))
+    if modality is not None:
+        keys = [key for key, meant in _PART_TYPES.items() if meant == modality]
+        reference = next((cleaned[key] for key in (*keys, *_REFERENCE_KEYS) if key in cleaned), None)
+        return {"type": modality} if reference is None else {"type": modality, modality: _unwrapped(reference, index)}
     raise ConversationError(
         f"message {index} has a content part of type {kind!r} with the keys {', '.join(map(str, cleaned))}; "
         f"supported: {_SUPPORTED_PARTS}"
     )
 
 
-def _count_placeholders(message: Message) -> int:
-    content = message.get("content")
+def _unwrapped(reference: object, index: int) -> object:
+    """The reference itself, where OpenAI's form wraps it: `{"url": ...}`, or audio as `{"data": base64, "format"}`."""
+    if isinstance(reference, Mapping) and "url" in reference:
+        return reference["url"]
+    if isinstance(reference, Mapping) and isinstance(reference.get("data"), str):
+        try:
+            return base64.b64decode(reference["data"], validate=True)
+        except ValueError as error:
+            raise ConversationError(f"message {index} has audio whose data is not valid base64: {error}") from error
+    return reference
+
+
+def _count_placeholders(message: Message, modality: Modality) -> int:
+    content, placeholder = message.get("content"), PLACEHOLDERS[modality]
     if isinstance(content, str):
-        return len(_SPLITTER.findall(content))
-    return sum(len(_SPLITTER.findall(str(part["text"]))) for part in _parts(message) if part["type"] == "text")
+        return content.count(placeholder)
+    return sum(str(part["text"]).count(placeholder) for part in _parts(message) if part["type"] == "text")
 
 
-def _refuse_placeholders(messages: Sequence[Message]) -> None:
-    found = sum(_count_placeholders(message) for message in messages if message["role"] != "assistant")
-    if found:
+def _roles_with_placeholders(
+    messages: Sequence[Message], modality: Modality, items: Sequence[MediaReference] | None
+) -> frozenset[str]:
+    """The roles in whose text a placeholder of a modality stands for an item."""
+    placeholder = PLACEHOLDERS[modality]
+    counts = [(message["role"] == "assistant", _count_placeholders(message, modality)) for message in messages]
+    in_answers = sum(count for is_answer, count in counts if is_answer)
+    elsewhere = sum(count for is_answer, count in counts if not is_answer)
+    if items is None and elsewhere:
         raise PlaceholderError(
-            f"the text has {found} {PLACEHOLDERS['image']!r}, but the rows have no column with images: name it with "
-            "images_column=..., or give each row an empty list of images where the text is meant literally"
+            f"the text has {elsewhere} {placeholder!r}, but the rows have no column with {modality}s: name it with "
+            f"{modality}s_column=..., or give each row an empty list of {modality}s where the text is meant literally"
         )
-
-
-def _placeholder_roles(messages: Sequence[Message], num_parts: int, num_images: int) -> frozenset[str]:
-    """The roles in whose text a placeholder stands for an image."""
-    if num_parts == num_images:
-        return frozenset()
+    num_items = len(items or ())
+    num_parts = sum(
+        part["type"] == modality and modality not in part for message in messages for part in _parts(message)
+    )
     everyone = frozenset(str(message["role"]) for message in messages)
-    total = num_parts + sum(map(_count_placeholders, messages))
-    if total == num_images:
+    if num_parts == num_items:
+        return frozenset()
+    if num_parts + elsewhere + in_answers == num_items:
         return everyone
-    answers = sum(_count_placeholders(message) for message in messages if message["role"] == "assistant")
-    if total - answers == num_images:
+    if num_parts + elsewhere == num_items:
         return everyone - {"assistant"}
     raise PlaceholderError(
-        f"the messages have {total} image placeholder(s) ({num_parts} image part(s), {total - num_parts} "
-        f"{PLACEHOLDERS['image']!r} in text, {answers} of those in assistant turns), the row has {num_images} "
-        f"image(s): write one {PLACEHOLDERS['image']!r} or one {{'type': 'image'}} part for each image, in order"
+        f"the messages have {num_parts + elsewhere + in_answers} {modality} placeholder(s) ({num_parts} {modality} "
+        f"part(s), {elsewhere + in_answers} {placeholder!r} in text, {in_answers} of those in assistant turns), the "
+        f"row has {num_items} {modality}(s): write one {placeholder!r} or one {{'type': '{modality}'}} part for each "
+        f"{modality}, in order"
     )
 
 
-def _place(message: Message, supply: Iterator[ImageReference], ordered: list[ImageReference], split: bool) -> Message:
+def _place(
+    message: Message,
+    supply: Mapping[Modality, Iterator[MediaReference]],
+    ordered: list[MediaItem],
+    meant: frozenset[Modality],
+) -> Message:
+    """The message with a part for each item; the items join `ordered`."""
     content = message.get("content")
     if isinstance(content, str):
-        if not split or not _SPLITTER.search(content):
+        if not any(PLACEHOLDERS[modality] in content for modality in meant):
             return message
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         return message
     placed: list[Part] = []
     for part in content:
-        pieces = _split_text(str(part["text"])) if split and part["type"] == "text" else [part]
+        pieces = _split_text(str(part["text"]), meant) if meant and part["type"] == "text" else [part]
         for piece in pieces:
-            if piece["type"] == "image":
-                reference = piece.get("image")
-                ordered.append(next(supply) if reference is None else reference)  # type: ignore[arg-type]
-                placed.append({"type": "image"})
-            else:
+            modality = _PART_TYPES.get(str(piece["type"]))
+            if modality is None:
                 placed.append(piece)
+                continue
+            reference = piece[modality] if modality in piece else next(supply[modality])
+            ordered.append(MediaItem(modality, reference))  # type: ignore[arg-type]
+            placed.append({"type": modality})
     return {**message, "content": placed}
 
 
-def _split_text(text: str) -> list[Part]:
+def _split_text(text: str, meant: frozenset[Modality]) -> list[Part]:
     pieces: list[Part] = []
     last = 0
     for match in _SPLITTER.finditer(text):
-        pieces += [{"type": "text", "text": text[last : match.start()]}, {"type": "image"}]
-        last = match.end()
+        if match.lastgroup in meant:
+            pieces += [{"type": "text", "text": text[last : match.start()]}, {"type": match.lastgroup}]
+            last = match.end()
     pieces.append({"type": "text", "text": text[last:]})
     return [piece for piece in pieces if piece["type"] != "text" or piece["text"]]
 
 
-def as_string(message: Message, image: str) -> Message:
-    """The message with its parts joined to one string, `image` where an image stands."""
+def as_string(message: Message, placeholders: Mapping[Modality, str]) -> Message:
+    """The message with its parts joined to one string, a placeholder where an item stands."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    return {**message, "content": "".join(str(part.get("text", image)) for part in content)}
+    written = (str(part["text"]) if part["type"] == "text" else placeholders[part["type"]] for part in content)
+    return {**message, "content": "".join(written)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +11,8 @@ from mmdatasets.errors import CollateError
 from mmdatasets.media.source import describe_source
 
 if TYPE_CHECKING:
+    from mmdatasets.collate.rows import RowMedia
     from mmdatasets.transforms.engine import Engine
-    from mmdatasets.types import ImageReference
 
 
 _WITHOUT_MEDIA = (
@@ -26,45 +25,36 @@ _CHANGED = (
 )
 
 
-def locate_item(index: int, lengths: Sequence[int]) -> tuple[int, int]:
-    """Row, and position in the row, of item `index` of all rows' items."""
-    for row, length in enumerate(lengths):
-        if index < length:
-            return row, index
-        index -= length
-    return len(lengths), index
-
-
 def check_features(
-    engine: Engine,
-    num_tokens: Sequence[int],
-    images: Sequence[Sequence[ImageReference]],
-    batch_ids: Sequence[Sequence[int]],
-    planned: Sequence[Sequence[int]] | None,
+    engine: Engine, made: Sequence[Sequence[int]], media: Sequence[RowMedia], batch_ids: Sequence[Sequence[int]]
 ) -> None:
     """Checks each row of a batch.
 
     Args:
         engine: Knows the media tokens.
-        num_tokens: How many features each item of the batch makes.
-        images: The items of each row.
+        made: How many features each item of each row makes.
+        media: The items of each row.
         batch_ids: Token ids of each row.
-        planned: How many features each item of each row was planned to make, where the rows say so.
 
     Raises:
-        CollateError: If a row's features and media tokens differ. Names the row and its first image.
+        CollateError: If a row's features and media tokens differ. Names the row and its first item.
     """
-    supply = iter(num_tokens)
-    for row, (ids, items) in enumerate(zip(batch_ids, images, strict=True)):
-        made = list(islice(supply, len(items)))
+    for row, (ids, items, features) in enumerate(zip(batch_ids, media, made, strict=True)):
         placed = int(engine.is_media_token(np.asarray(ids)).sum())
-        if sum(made) == placed and (planned is None or made == list(planned[row])):
+        planned = items.num_tokens
+        if planned is not None and items.blanks:
+            planned = [*planned, *features[len(planned) :]]
+        if sum(features) == placed and (planned is None or list(features) == list(planned)):
             continue
-        found = f"{len(items)} image(s) make {sum(made)} features, but its input_ids have {placed} media tokens. "
-        if sum(made) == placed and planned is not None:
-            found = f"images make {made} features, but {list(planned[row])} were planned, in this order. "
+        kinds = "/".join(dict.fromkeys(item.modality for item in items.items)) or "media"
+        found = (
+            f"{len(items.items)} {kinds}(s) make {sum(features)} features, but its input_ids have {placed} media "
+            "tokens. "
+        )
+        if sum(features) == placed:
+            found = f"{kinds}s make {list(features)} features, but {planned} were planned, in this order. "
         raise CollateError(
-            f"its {found}{_CHANGED if items else _WITHOUT_MEDIA}",
+            f"its {found}{_CHANGED if items.items else _WITHOUT_MEDIA}",
             row=f"{row} of the batch",
-            source=describe_source(items[0]) if items else None,
+            source=describe_source(items.items[0].reference) if items.items else None,
         )

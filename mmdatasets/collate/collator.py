@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import BatchFeature
 
-from mmdatasets.errors import CollateError
-from mmdatasets.features import IMAGES, INPUT_IDS, LABELS, MEDIA_INFO
-from mmdatasets.transforms.batches import as_references
+from mmdatasets.collate.rows import RowMedia, media_of
+from mmdatasets.errors import CollateError, MediaError
+from mmdatasets.features import INPUT_IDS, LABELS
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
-    from mmdatasets.types import ImageReference
-
-MediaInputs: TypeAlias = "dict[str, torch.Tensor | list[list[int]] | NestedTensors]"
-"""Inputs of a model by name: tensors, lists that accompany the token ids of each row, and nested lists of tensors."""
-
-NestedTensors: TypeAlias = "Sequence[torch.Tensor | NestedTensors]"
-"""For models that take each row's tensors, of whatever sizes, in a list of its own."""
+    from mmdatasets.types import MediaInput
 
 
 @dataclass
@@ -33,8 +27,9 @@ class MultimodalCollator:
         plugin: The plugin that mapped the rows.
         padding_side: Where rows are padded; as the tokenizer does it when `None`.
         pad_to_multiple_of: Pads to a multiple of this many tokens.
-        ensure_media: Gives a batch without media one blank image, whose tokens are neither attended to nor trained.
-            Every rank of a sharded run then executes the vision tower, without which ZeRO-3 and FSDP wait forever.
+        ensure_media: Gives a batch a blank item for each of the model's towers (of images and videos, of audio) that
+            it has nothing for, whose tokens are neither attended to nor trained. Every rank of a sharded run then
+            executes every tower, without which ZeRO-3 and FSDP wait forever.
     """
 
     plugin: BasePlugin
@@ -69,22 +64,37 @@ class MultimodalCollator:
         if any(row.get(LABELS) is not None for row in rows):
             sequences[LABELS] = [_token_list(row, LABELS, index) for index, row in enumerate(rows)]
             _check_lengths(sequences[INPUT_IDS], sequences[LABELS])
-        images = [as_references(row.get(IMAGES)) for row in rows]
-        if self.ensure_media and not any(images):
-            self._add_blank_image(sequences, images)
+        engine = self.plugin.engine
+        media = [self._media_of(row, index) for index, row in enumerate(rows)]
+        if self.ensure_media:
+            media[0] = replace(media[0], blanks=self._blanks(media, sequences))
         batch = self._pad(sequences)
-        media = self.plugin.collated_inputs(images, batch[INPUT_IDS].tolist(), _planned(rows, images))
-        batch |= {name: _to_tensor(value) for name, value in media.items()}
-        return BatchFeature(self.plugin.finish_batch(self.plugin.engine, batch))
+        inputs = self.plugin.collated_inputs(media, batch[INPUT_IDS].tolist())
+        batch |= {name: _to_tensor(value) for name, value in inputs.items()}
+        return BatchFeature(self.plugin.finish_batch(engine, batch))
 
-    def _add_blank_image(self, sequences: Mapping[str, list[list[int]]], images: list[list[ImageReference]]) -> None:
-        """Appends a blank image's tokens to the first row, masked out."""
-        blank, ids = self.plugin.engine.blank_image
-        sequences[INPUT_IDS][0] += ids
-        sequences["attention_mask"][0] += [0] * len(ids)
-        if LABELS in sequences:
-            sequences[LABELS][0] += [IGNORE_INDEX] * len(ids)
-        images[0].append(blank)
+    def _media_of(self, row: Mapping[str, object], index: int) -> RowMedia:
+        try:
+            return media_of(row, self.plugin.engine)
+        except MediaError as error:
+            raise error.at(row=f"{index} of the batch") from error.__cause__
+
+    def _blanks(self, media: Sequence[RowMedia], sequences: Mapping[str, list[list[int]]]) -> list[MediaInput]:
+        """Blank items for the towers that a batch has nothing for; their tokens join the first row, masked out."""
+        engine = self.plugin.engine
+        present = {item.modality for row in media for item in row.items}
+        blanks = []
+        for tower in self.plugin.towers:
+            taken = [modality for modality in tower if modality in engine.runner.placeholders]
+            if not taken or present & set(tower):
+                continue
+            blank, ids = engine.blank(taken[0])
+            blanks.append(blank)
+            sequences[INPUT_IDS][0] += ids
+            sequences["attention_mask"][0] += [0] * len(ids)
+            if LABELS in sequences:
+                sequences[LABELS][0] += [IGNORE_INDEX] * len(ids)
+        return blanks
 
     def _pad(self, sequences: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, torch.Tensor]:
         tokenizer = self.plugin.engine.tokenizer
@@ -133,13 +143,3 @@ def _check_lengths(batch_ids: Sequence[Sequence[int]], labels: Sequence[Sequence
                 "(max_length=None in SFTConfig)",
                 row=f"{index} of the batch",
             )
-
-
-def _planned(
-    rows: Sequence[Mapping[str, object]], images: Sequence[Sequence[ImageReference]]
-) -> list[list[int]] | None:
-    """How many features each image was planned to make, where every row says so for every image."""
-    infos = [[] if row.get(MEDIA_INFO) is None else list(row[MEDIA_INFO]) for row in rows]  # type: ignore[call-overload]
-    if [len(row) for row in infos] != [len(row) for row in images]:
-        return None
-    return [[int(info["num_tokens"]) for info in row] for row in infos]

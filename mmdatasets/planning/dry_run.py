@@ -9,22 +9,46 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaProcessorError
-from mmdatasets.types import MODALITIES, Expansion, ImageInfo, Modality
+from mmdatasets.planning.inputs import Outputs, blank_input, describe_shape, join_outputs, video_metadata
+from mmdatasets.types import (
+    MODALITIES,
+    AudioShape,
+    Expansion,
+    FramePlan,
+    ImageInfo,
+    MediaInput,
+    MediaShape,
+    Modality,
+    VideoShape,
+    modality_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 ProcessorKwargs: TypeAlias = dict[str, object]
-
-_REFERENCE_SIDE = 448
 _KWARGS_GROUP = {"image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
+_PARTS: Mapping[Modality, tuple[str, ...]] = {
+    "image": ("image_processor",),
+    "video": ("video_processor",),
+    "audio": ("feature_extractor", "audio_processor"),
+}
+# A medium-sized item of each modality, of which the token of its features is found.
+_SIDE, _RATE = 448, 16_000
+_REFERENCES: Mapping[Modality, MediaShape] = {
+    "image": ImageInfo(_SIDE, _SIDE),
+    "video": VideoShape(_SIDE, _SIDE, FramePlan((0, 2, 4, 6), (0.0, 1.0, 2.0, 3.0)), 8, 2.0, 4.0),
+    "audio": AudioShape(4 * _RATE),
+}
 
 
 def get_tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -32,12 +56,12 @@ def get_tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTra
     return getattr(processor, "tokenizer", processor)
 
 
-def collapse_runs(text: str, media_token: str) -> Expansion:
-    """Shortens every run of the media token in `text` to one token and keeps the lengths.
+def collapse_runs(text: str, *media_tokens: str) -> Expansion:
+    """Shortens every run of a media token in `text` to one token and keeps the lengths.
 
     Args:
         text: Replacement text as the processor gives it, for example `"<|image_pad|>" * 1000`.
-        media_token: The token that stands for one feature of the model.
+        *media_tokens: The tokens that stand for one feature of the model each.
 
     Returns:
         The shortened text with the length of each run, in order.
@@ -45,10 +69,19 @@ def collapse_runs(text: str, media_token: str) -> Expansion:
     runs: list[int] = []
 
     def shorten(match: re.Match[str]) -> str:
-        runs.append(len(match.group()) // len(media_token))
-        return media_token
+        token: str = next(filter(None, match.groups()))
+        runs.append(len(match.group()) // len(token))
+        return token
 
-    return Expansion(re.sub(f"(?:{re.escape(media_token)})+", shorten, text), tuple(runs))
+    pattern = "|".join(f"({re.escape(token)})(?:{re.escape(token)})*" for token in media_tokens)
+    return Expansion(re.sub(pattern, shorten, text), tuple(runs))
+
+
+def expand_runs(expansion: Expansion, media_tokens: Iterable[str]) -> str:
+    """An expansion as the processor writes it, each run at its length."""
+    runs = iter(expansion.runs)
+    pattern = "|".join(map(re.escape, dict.fromkeys(media_tokens)))
+    return re.sub(pattern, lambda match: match.group() * next(runs), expansion.text)
 
 
 class ProcessorRunner:
@@ -58,6 +91,7 @@ class ProcessorRunner:
         processor: The model's processor, or a bare tokenizer for a text-only model.
         overrides: Per modality, keyword arguments that replace the processor's own, planned and collated alike.
         image_tokens: Placeholder of an image and token of one image feature, where the processor cannot be asked.
+        frames_are_independent: Whether the model treats every frame of a video by itself.
     """
 
     def __init__(
@@ -65,6 +99,8 @@ class ProcessorRunner:
         processor: ProcessorMixin | PreTrainedTokenizerBase,
         overrides: Mapping[Modality, ProcessorKwargs] | None = None,
         image_tokens: tuple[str, str] | None = None,
+        *,
+        frames_are_independent: bool = False,
     ) -> None:
         self.processor = processor
         self.tokenizer = get_tokenizer(processor)
@@ -72,12 +108,14 @@ class ProcessorRunner:
         """What the chat template writes for one item, for example `<|image_pad|>`."""
         for modality in MODALITIES:
             token = getattr(processor, f"{modality}_token", None)
-            if isinstance(token, str):
+            has_part = any(getattr(processor, part, None) is not None for part in _PARTS[modality])
+            if isinstance(token, str) and has_part:
                 self.placeholders[modality] = token
-        self._known_image_token: str | None = None
+        self._known_tokens: dict[Modality, str] = {}
         if image_tokens is not None:
-            self.placeholders["image"], self._known_image_token = image_tokens
-        self._meta_works: bool | None = None
+            self.placeholders["image"], self._known_tokens["image"] = image_tokens
+        self._frames_are_independent = frames_are_independent
+        self._meta_works: dict[Modality, bool] = {}
         self._kwargs = self._merge_kwargs(overrides or {})
 
     def _merge_kwargs(self, overrides: Mapping[Modality, ProcessorKwargs]) -> dict[str, ProcessorKwargs]:
@@ -119,92 +157,225 @@ class ProcessorRunner:
         return bool(flag)
 
     @cached_property
-    def image_token(self) -> str:
-        """The token that stands for one image feature, which is not always the placeholder (Gemma 3, Llama 4).
+    def sampling_rate(self) -> int:
+        """Samples per second of the audio that the processor takes."""
+        part = next((getattr(self.processor, name) for name in _PARTS["audio"] if hasattr(self.processor, name)), None)
+        rate: int = self.kwargs("audio").get("sampling_rate") or getattr(part, "sampling_rate", None) or _RATE  # type: ignore[assignment]
+        return rate
 
-        It is the added token that a medium-sized image's expansion has most of.
+    @cached_property
+    def max_samples(self) -> int | None:
+        """The most samples of audio that the processor takes in one piece: it silently cuts longer ones.
+
+        `None` where it takes any number, or divides long audio itself.
         """
-        if self._known_image_token is not None:
-            return self._known_image_token
-        text = self._dry_run([ImageInfo(_REFERENCE_SIDE, _REFERENCE_SIDE)])[0]
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
-        found = Counter(re.findall("|".join(map(re.escape, sorted(added, key=len, reverse=True))), text))
-        return found.most_common(1)[0][0] if found else self.placeholders["image"]
-
-    def plan_image(self, width: int, height: int) -> Expansion:
-        """What an image of this size, alone in its row, becomes in the text.
-
-        Args:
-            width: Pixels.
-            height: Pixels.
-
-        Raises:
-            MediaProcessorError: If the processor refuses an image of this size.
-        """
-        return self.plan_images([ImageInfo(width, height)])[0]
-
-    def plan_images(self, row: Sequence[ImageInfo]) -> list[Expansion]:
-        """What the images of a row become in the text, found without decoding or resizing anything.
-
-        Raises:
-            MediaProcessorError: If the processor refuses images of these sizes.
-        """
-        expansions = [collapse_runs(text, self.image_token) for text in self._dry_run(row)]
-        for info, expansion in zip(row, expansions, strict=True):
-            if not expansion.runs:
-                raise MediaProcessorError(f"the model's processor makes no token of {info.width}x{info.height} pixels")
-        return expansions
-
-    def _dry_run(self, row: Sequence[ImageInfo]) -> list[str]:
-        # A meta tensor has a shape and no data. Processors that need data get blank images of the sizes instead.
-        if self._meta_works is not False:
-            try:
-                texts = self._expand_blanks(row, "meta")
-            except Exception as error:
-                if self._meta_works:
-                    raise _refusal(error) from error
-            else:
-                self._meta_works = True
-                return texts
+        part = next((getattr(self.processor, name) for name in _PARTS["audio"] if hasattr(self.processor, name)), None)
+        defaults = {name: one.default for name, one in inspect.signature(type(part).__call__).parameters.items()}
+        settings = defaults | {name: value for name, value in self.kwargs("audio").items() if value is not None}
+        limit = settings.get("max_length") or getattr(part, "n_samples", None)
+        if not settings.get("truncation") or not isinstance(limit, int):
+            return None
         try:
-            texts = self._expand_blanks(row, "cpu")
-        except Exception as error:
-            raise _refusal(error) from error
-        self._meta_works = False
-        return texts
+            longest, longer = (self.plan([AudioShape(count)])[0].num_media_tokens for count in (limit, 2 * limit))
+        except MediaProcessorError:
+            return limit
+        return None if longer > longest else limit
 
-    def _expand_blanks(self, row: Sequence[ImageInfo], device: str) -> list[str]:
-        return self._run_images(
-            [[torch.zeros((3, info.height, info.width), dtype=torch.uint8, device=device) for info in row]]
-        )[1]
-
-    def process_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[dict[str, object], list[Expansion]]:
-        """Runs the processor on decoded images.
+    def sample_frames(self, metadata: VideoMetadata, wanted: Mapping[str, object]) -> list[int] | None:
+        """The frames that the processor's own video processor takes of a video.
 
         Args:
-            images: The images of each row, `torch.uint8` tensors `(3, height, width)`, RGB.
+            metadata: What is known of the video.
+            wanted: `fps` or `num_frames`, where the user says so.
 
         Returns:
-            The processor's outputs (`pixel_values`, `image_grid_thw`, ...) for all images together, and what each
-            image becomes in the text.
+            Indices of frames; `None` where the processor takes all, for want of a policy of its own.
 
         Raises:
-            MediaProcessorError: If the processor refuses an image.
+            MediaProcessorError: If the processor cannot sample the video.
+        """
+        video_processor = self.processor.video_processor
+        # As `BaseVideoProcessor.preprocess` fills in what a call leaves out.
+        names = video_processor.valid_kwargs.__annotations__
+        settings = {name: getattr(video_processor, name, None) for name in names} | self.kwargs("video")
+        if not (settings.get("do_sample_frames") or wanted):
+            return None
+        if "num_frames" in wanted:
+            settings["fps"] = None
+        elif "fps" in wanted:
+            settings["num_frames"] = None
+        dropped = ("input_data_format", "do_convert_rgb", "do_sample_frames", "device", "video_metadata")
+        settings = {name: value for name, value in settings.items() if name not in dropped} | dict(wanted)
+        try:
+            indices = video_processor.sample_frames(metadata=metadata, **settings)
+        except Exception as error:
+            raise _refusal(error) from error
+        return [int(index) for index in indices]
+
+    @cached_property
+    def feature_tokens(self) -> dict[Modality, str]:
+        """The token that stands for one feature of a modality, which is not always the placeholder (Gemma 3, Llama 4).
+
+        It is the added token that a medium-sized item's expansion has most of. Videos share it with images in some
+        families (InternVL, GLM-4V).
+        """
+        return {modality: self._find_feature_token(modality) for modality in self.placeholders}
+
+    @property
+    def image_token(self) -> str:
+        """The token that stands for one image feature."""
+        return self.feature_tokens["image"]
+
+    def _find_feature_token(self, modality: Modality) -> str:
+        if modality in self._known_tokens:
+            return self._known_tokens[modality]
+        try:
+            text = self._dry_run([_REFERENCES[modality]])[0]
+        except MediaProcessorError:  # it may refuse this very item
+            return self.placeholders[modality]
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        found = Counter(re.findall("|".join(map(re.escape, sorted(added, key=len, reverse=True))), text))
+        return found.most_common(1)[0][0] if found else self.placeholders[modality]
+
+    def collapse(self, text: str) -> Expansion:
+        """Shortens every run of a media token in a replacement text."""
+        return collapse_runs(text, *dict.fromkeys(self.feature_tokens.values()))
+
+    def plan(self, row: Sequence[MediaShape]) -> list[Expansion]:
+        """What the media items of a row become in the text, found without decoding or resizing anything.
+
+        Args:
+            row: The items, in the order of the text.
+
+        Raises:
+            MediaProcessorError: If the processor refuses items of these shapes.
+        """
+        expansions = [self.collapse(text) for text in self._dry_run(row)]
+        for shape, expansion in zip(row, expansions, strict=True):
+            if not expansion.runs:
+                raise MediaProcessorError(f"the model's processor makes no token of {describe_shape(shape)}")
+        return expansions
+
+    def _dry_run(self, row: Sequence[MediaShape]) -> list[str]:
+        # A meta tensor has a shape and no data. Processors that need data get blank items of the shapes instead.
+        modalities = {modality_of(shape) for shape in row}
+        if all(self._meta_works.get(modality, True) for modality in modalities):
+            try:
+                texts = self._run([[blank_input(shape, "meta") for shape in row]])[1]
+            except Exception as error:
+                if all(self._meta_works.get(modality, False) for modality in modalities):
+                    raise _refusal(error) from error
+            else:
+                self._meta_works |= dict.fromkeys(modalities, True)
+                return texts
+        try:
+            texts = self._run([[blank_input(shape, "cpu") for shape in row]])[1]
+        except Exception as error:
+            raise _refusal(error) from error
+        if len(modalities) == 1:
+            self._meta_works |= dict.fromkeys(modalities, False)
+        return texts
+
+    def process(self, rows: Sequence[Sequence[MediaInput]]) -> tuple[Outputs, list[Expansion]]:
+        """Runs the processor on decoded media.
+
+        Args:
+            rows: The items of each row, in the order of the text.
+
+        Returns:
+            The processor's outputs (`pixel_values`, `image_grid_thw`, ...) for all items together, each modality in
+            the order of the text, and what each item becomes in the text.
+
+        Raises:
+            MediaProcessorError: If the processor refuses an item.
         """
         try:
-            outputs, replacements = self._run_images(images)
+            outputs, replacements = self._run(rows)
         except Exception as error:  # processors raise what their code raises
             raise _refusal(error) from error
-        return outputs, [collapse_runs(text, self.image_token) for text in replacements]
+        return outputs, [self.collapse(text) for text in replacements]
 
-    def _run_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[dict[str, object], list[str]]:
+    def _run(self, rows: Sequence[Sequence[MediaInput]]) -> tuple[Outputs, list[str]]:
+        flat = list(chain(*rows))
+        outputs: Outputs = {}
+        texts: dict[Modality, Iterator[str]] = {}
+        if any(item.modality == "image" for item in flat):
+            images = [[item.data for item in row if item.modality == "image"] for row in rows]
+            found, replacements = self._run_images(images)  # type: ignore[arg-type]
+            outputs |= found
+            texts["image"] = iter(replacements)
+        # A video's sound stands among the audio, in the order of the text.
+        sounds = [item.data if item.modality == "audio" else item.sound for item in flat]
+        heard = [place for place, sound in enumerate(sounds) if sound is not None]
+        audio: Outputs = {}
+        if heard:
+            audio, replacements = self._run_audio([sounds[place] for place in heard])
+            own = [text for place, text in zip(heard, replacements, strict=True) if flat[place].modality == "audio"]
+            texts["audio"] = iter(own)
+        videos = [item for item in flat if item.modality == "video"]
+        if videos:
+            places = [place for place, item in enumerate(flat) if item.modality == "video"]
+            tracks = [heard.index(place) if place in heard else None for place in places]
+            found, replacements = self._run_videos(videos, audio, tracks)
+            outputs |= found
+            texts["video"] = iter(replacements)
+        outputs |= audio
+        return self._for_the_model(outputs), [next(texts[item.modality]) for item in flat]
+
+    def _for_the_model(self, outputs: Outputs) -> Outputs:
+        # What only the processor itself needs is left out, as its own call leaves it out.
+        unused = {*self.processor.unused_input_names, "video_metadata"}
+        return {name: value for name, value in outputs.items() if name not in unused}
+
+    def _run_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[Outputs, list[str]]:
         # As the processor's own call does it with the images of a batch of conversations.
         laid_out = self.processor.prepare_inputs_layout(images=[list(row) for row in images])[0]
         outputs, replacements = self.processor._process_images(laid_out, **self.kwargs("image"))
-        # What only the processor itself needs is left out. Some inputs are named after the one that is listed
-        # (Video-LLaVA: pixel_values_images).
-        names = tuple(self.processor.model_input_names)
-        return {name: value for name, value in outputs.items() if name.startswith(names)}, replacements
+        return dict(outputs), replacements
+
+    def _run_audio(self, audio: Sequence[object]) -> tuple[Outputs, list[str]]:
+        laid_out = self.processor.prepare_inputs_layout(audio=list(audio))[3]
+        kwargs = {"sampling_rate": self.sampling_rate, **self.kwargs("audio")}
+        outputs, replacements = self.processor._process_audio(laid_out, **kwargs)
+        return dict(outputs), replacements
+
+    def _run_videos(
+        self, videos: Sequence[MediaInput], audio: Outputs, tracks: Sequence[int | None]
+    ) -> tuple[Outputs, list[str]]:
+        """Runs the video processor on all videos together, or, where it refuses that, on each.
+
+        Args:
+            videos: The videos.
+            audio: What the processor made of all audio.
+            tracks: Which of the audio is each video's own.
+        """
+
+        def run(some: Sequence[MediaInput], theirs: Sequence[int | None]) -> tuple[Outputs, list[str]]:
+            own = {
+                "video_metadata": [video_metadata(video.shape) for video in some],  # type: ignore[arg-type]
+                "do_sample_frames": False,
+                "return_metadata": True,
+            }
+            kwargs: ProcessorKwargs = {**self.kwargs("video"), **own}
+            if hasattr(self.processor, "load_audio_from_video"):  # takes settings of all modalities
+                kwargs = {
+                    **self._kwargs,
+                    "videos_kwargs": kwargs,
+                    "load_audio_from_video": any(track is not None for track in theirs),
+                    "processed_audio": audio,
+                    "video_to_audio_indices": list(theirs),
+                }
+            outputs, replacements = self.processor._process_videos([video.data for video in some], **kwargs)
+            return dict(outputs), replacements
+
+        if len(videos) > 1:
+            try:
+                return run(videos, tracks)
+            except Exception:  # InternVL, LLaVA-NeXT-Video and others refuse videos of different frame counts
+                apart = [run([video], [track]) for video, track in zip(videos, tracks, strict=True)]
+                outputs = join_outputs([outputs for outputs, _ in apart], self._frames_are_independent)
+                return outputs, [text for _, texts in apart for text in texts]
+        return run(videos, tracks)
 
 
 @cache

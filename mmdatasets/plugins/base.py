@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from datasets import Features
 
 from mmdatasets._version import __version__
-from mmdatasets.chat.formats import Message, normalise
-from mmdatasets.collate.checks import check_features, locate_item
-from mmdatasets.collate.collator import MediaInputs, MultimodalCollator
-from mmdatasets.errors import CollateError, MediaError, MediaProcessorError, MMDatasetsError
+from mmdatasets.chat.formats import Conversation, MediaColumns, Message, normalise
+from mmdatasets.collate.collator import MultimodalCollator
+from mmdatasets.collate.inputs import MediaInputs, make_inputs
+from mmdatasets.collate.rows import RowMedia, flat_references, plan_references, split_rows
+from mmdatasets.errors import MediaError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
 from mmdatasets.plugins.hooks import FamilyHooks
-from mmdatasets.plugins.stage_inputs import options_of, refuse_unsupported, written_out
-from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_images, write_batch
+from mmdatasets.plugins.stage_inputs import options_of
+from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_media, write_batch
 from mmdatasets.transforms.engine import Engine
+from mmdatasets.transforms.own_messages import write_messages
 from mmdatasets.transforms.tokenise import insert_bos, tokenise_rows
-from mmdatasets.types import Expansion, Modality
+from mmdatasets.types import Modality
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.types import ImageReference
+    from mmdatasets.types import MediaReference
 
-_OTHER_MEDIA_COLUMNS = ("video", "videos", "audio", "audios")
 _IMPORTED_IN_PROCESS = os.getpid()
 
 
@@ -54,7 +55,9 @@ class BasePlugin(FamilyHooks):
         allowed_special: Control tokens that count as such when they stand in the data's own text, or `"all"`. Others
             are tokenised as the text they are. Grounding data needs `("<|box_start|>", "<|box_end|>", ...)`, say.
         messages_column: Column with the chat.
-        images_column: Column with the images.
+        images_column: Column with the images; `image` where the dataset has no `images`.
+        videos_column: Column with the videos, likewise.
+        audios_column: Column with the audio, likewise.
         family: Name that the plugin was made by.
     """
 
@@ -69,6 +72,8 @@ class BasePlugin(FamilyHooks):
     allowed_special: tuple[str, ...] | Literal["all"] = ()
     messages_column: str = "messages"
     images_column: str = "images"
+    videos_column: str = "videos"
+    audios_column: str = "audios"
     family: str = "generic"
 
     def __post_init__(self) -> None:
@@ -88,49 +93,29 @@ class BasePlugin(FamilyHooks):
     def process_messages(
         self,
         messages: Sequence[Message],
-        images: Sequence[ImageReference],
-        videos: Sequence[object],
-        audios: Sequence[object],
+        images: Sequence[MediaReference],
+        videos: Sequence[MediaReference],
+        audios: Sequence[MediaReference],
         processor: ProcessorMixin | None,
     ) -> list[Message]:
         """Writes each placeholder as the text that the model's tokenizer turns into the item's tokens.
 
         Args:
-            messages: The chat, with `<image>` placeholders or image parts.
+            messages: The chat, with placeholders (`<image>`, `<video>`, `<audio>`) or media parts.
             images: The row's images. Their headers are read, no pixel is decoded.
-            videos: Must be empty: no family here takes videos yet.
-            audios: Must be empty: no family here takes audio yet.
+            videos: The row's videos; likewise.
+            audios: The row's audio; likewise.
             processor: The model's processor; the plugin's own when `None`.
 
         Returns:
             New messages with string contents.
 
         Raises:
-            MMDatasetsError: If the chat, the images or their match cannot be used.
+            MMDatasetsError: If the chat, the media or their match cannot be used.
         """
-        refuse_unsupported(videos, audios)
         engine = self._engine_for(processor)
-        conversation = normalise(messages, images)
-        infos = engine.probe_images(conversation.images, self.images_column)
-        expansions = iter(engine.plan_images(conversation.images, infos, self.images_column))
-        placeholder = self.image_token or engine.runner.placeholders.get("image", "")
-        order = iter(range(len(conversation.images)))
-
-        def written(part: Mapping[str, object]) -> str:
-            if part["type"] == "text":
-                return str(part["text"])
-            index = next(order)
-            expansion = self.index_expansion(engine, next(expansions), index)
-            before, after = engine.markup(index) if engine.takes_parts else ("", "")
-            text = written_out(expansion, engine.runner.image_token) if self.expand_mm_tokens else placeholder
-            return f"{before}{text}{after}"
-
-        result = []
-        for message in conversation.messages:
-            content = message.get("content")
-            text = "".join(map(written, content)) if isinstance(content, list) else content
-            result.append({**message, "content": text} if "content" in message else dict(message))
-        return result
+        conversation = self._normalise(messages, {"image": images, "video": videos, "audio": audios}, engine)
+        return write_messages(self, engine, conversation)
 
     @property
     def has_own_messages(self) -> bool:
@@ -141,9 +126,9 @@ class BasePlugin(FamilyHooks):
         self,
         input_ids: list[int],
         labels: list[int] | None,
-        images: Sequence[ImageReference],
-        videos: Sequence[object],
-        audios: Sequence[object],
+        images: Sequence[MediaReference],
+        videos: Sequence[MediaReference],
+        audios: Sequence[MediaReference],
         tokenizer: PreTrainedTokenizerBase,
         processor: ProcessorMixin | None,
     ) -> tuple[list[int], list[int] | None]:
@@ -155,9 +140,9 @@ class BasePlugin(FamilyHooks):
 
     def get_mm_inputs(
         self,
-        images: Sequence[ImageReference],
-        videos: Sequence[object],
-        audios: Sequence[object],
+        images: Sequence[MediaReference],
+        videos: Sequence[MediaReference],
+        audios: Sequence[MediaReference],
         imglens: Sequence[int],
         vidlens: Sequence[int],
         audlens: Sequence[int],
@@ -168,8 +153,8 @@ class BasePlugin(FamilyHooks):
 
         Args:
             images: The images of all rows, in order.
-            videos: Must be empty: no family here takes videos yet.
-            audios: Must be empty: no family here takes audio yet.
+            videos: The videos of all rows, in order.
+            audios: The audio of all rows, in order.
             imglens: How many of `images` belong to each row.
             vidlens: The same for `videos`.
             audlens: The same for `audios`.
@@ -181,72 +166,27 @@ class BasePlugin(FamilyHooks):
             accompany its ids (`mm_token_type_ids`).
 
         Raises:
-            MediaError: If an image cannot be decoded or processed. Names the row of the batch and the image.
-            CollateError: If the features made do not fit the media tokens of a row.
+            MediaError: If an item cannot be decoded or processed. Names the row of the batch and the item.
+            CollateError: If counts do not add up, or the features made do not fit the media tokens of a row.
         """
-        refuse_unsupported(videos, audios)
-        if sum(imglens) != len(images):
-            raise CollateError(f"imglens counts {sum(imglens)} image(s) in {len(imglens)} row(s), got {len(images)}")
-        supply = iter(images)
-        rows = [list(islice(supply, count)) for count in imglens]
-        return self.batch_inputs(self._engine_for(processor), rows, batch_ids)
+        engine = self._engine_for(processor)
+        rows = split_rows(images, videos, audios, {"image": imglens, "video": vidlens, "audio": audlens})
+        media = []
+        for index, row in enumerate(rows):
+            try:
+                media.append(plan_references(row, engine))
+            except MediaError as error:
+                raise error.at(row=f"{index} of the batch") from error.__cause__
+        return make_inputs(self, engine, media, batch_ids)
 
-    def batch_inputs(
-        self,
-        engine: Engine,
-        images: Sequence[Sequence[ImageReference]],
-        batch_ids: Sequence[Sequence[int]],
-        planned: Sequence[Sequence[int]] | None = None,
-    ) -> MediaInputs:
-        """What `get_mm_inputs` returns, for an engine.
-
-        Args:
-            engine: The processor at work.
-            images: The images of each row.
-            batch_ids: Token ids of each row; may be empty, then nothing is checked against them.
-            planned: How many features each image of each row was planned to make, where the rows say so.
-        """
-        inputs: MediaInputs = {}
-        num_tokens: list[int] = []
-        if any(images):
-            features, expansions = self._process(engine, images)
-            num_tokens = [expansion.num_media_tokens for expansion in expansions]
-            inputs.update(features)  # type: ignore[arg-type]
-        if batch_ids:
-            check_features(engine, num_tokens, images, batch_ids, planned)
-        return self.finish_inputs(engine, inputs, batch_ids)
-
-    def collated_inputs(
-        self,
-        images: Sequence[Sequence[ImageReference]],
-        batch_ids: Sequence[Sequence[int]],
-        planned: Sequence[Sequence[int]] | None,
-    ) -> MediaInputs:
+    def collated_inputs(self, media: Sequence[RowMedia], batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
         """What the collator adds to the token ids; through `get_mm_inputs` where a plugin has its own."""
         if type(self).get_mm_inputs is BasePlugin.get_mm_inputs:
-            return self.batch_inputs(self.engine, images, batch_ids, planned)
-        flat = [image for row in images for image in row]
-        lengths, none = [len(row) for row in images], [0] * len(images)
-        return self.get_mm_inputs(flat, [], [], lengths, none, none, batch_ids, self.processor)
-
-    def _process(
-        self, engine: Engine, images: Sequence[Sequence[ImageReference]]
-    ) -> tuple[dict[str, object], list[Expansion]]:
-        """Decodes and processes images; errors name the row of the batch."""
-        lengths = [len(row) for row in images]
-        flat = [image for row in images for image in row]
-        try:
-            decoded = engine.load_images(flat)
-            supply = iter(decoded)
-            try:
-                return self.process_images(engine, [list(islice(supply, length)) for length in lengths])
-            except MediaProcessorError as error:
-                raise engine.locate_refusal(error, flat, decoded) from error.__cause__
-        except MediaError as error:
-            if error.index is not None:
-                row, error.index = locate_item(error.index, lengths)
-                error.at(row=f"{row} of the batch", column=self.images_column)
-            raise
+            return make_inputs(self, self.engine, media, batch_ids)
+        images, videos, audios, lengths = flat_references(media, self.engine.runner.sampling_rate)
+        return self.get_mm_inputs(
+            images, videos, audios, lengths["image"], lengths["video"], lengths["audio"], batch_ids, self.processor
+        )
 
     # ------------------------------------------------------------------------------------- transform and collator
 
@@ -254,47 +194,63 @@ class BasePlugin(FamilyHooks):
         """Tokenises a batch of chats, for `dataset.map(plugin.transform, batched=True)`.
 
         Media files are opened for their headers alone. The chat column is replaced by `input_ids`, `labels` (-100
-        where nothing is trained), `length` and `media_info`; the images stay undecoded references in `images`; other
+        where nothing is trained), `length` and `media_info`; media stays undecoded references in `images`, `videos`
+        (and `video_frames`, where a video is a list of images) and `audios`, as far as the model takes them; other
         columns pass through. `features` gives the types. (A batch that is a plain dict, as streaming datasets pass it,
         gives a plain dict of the transform's own columns.)
 
         Args:
-            batch: Columns: the chat, and optionally the images.
+            batch: Columns: the chat, and optionally the media.
             indices: Row numbers for error messages: `map(..., with_indices=True)` passes them.
 
         Raises:
             MMDatasetsError: If a row cannot be used. Names the row, and the column, index and source of its media.
         """
         reader = BatchReader(batch)
-        check_columns(reader, self._replaced_columns)
+        columns = self._columns_among(reader.column_names)
+        taken = {modality: columns[modality] for modality in self.modalities}
+        replaced = (self.messages_column, *taken.values())
+        check_columns(reader, replaced, taken)
         chats = reader.conversations(self.messages_column)
-        media = reader.media(self.images_column, len(chats))
+        media = {modality: reader.media(column, len(chats)) for modality, column in columns.items()}
         names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
-        self._refuse_other_media(reader, names)
         conversations, stored = [], []
-        for chat, images, name in zip(chats, media, names, strict=True):
+        for index, (chat, name) in enumerate(zip(chats, names, strict=True)):
             try:
-                conversation = normalise(chat, images)
-                stored.append(store_images(conversation.images, self.images_column, self.options.media_root))
+                conversation = self._normalise(chat, {modality: rows[index] for modality, rows in media.items()})
+                stored.append(store_media(conversation.media, columns, self.options.media_root))
             except MMDatasetsError as error:
                 raise error.at(row=name) from error.__cause__
             conversations.append(conversation)
         rows = tokenise_rows(self, conversations, names)
-        return write_batch(reader, rows, stored, self._replaced_columns)
+        return write_batch(reader, rows, stored, taken, replaced)
 
-    def _refuse_other_media(self, reader: BatchReader, names: Sequence[int | str]) -> None:
-        for column in _OTHER_MEDIA_COLUMNS:
-            for values, name in zip(reader.media(column, len(names)), names, strict=True):
-                if values:
-                    raise MediaError(
-                        "videos and audio are not supported yet; remove the column to train without them",
-                        row=name,
-                        column=column,
-                    )
+    def _normalise(self, messages: object, media: MediaColumns, engine: Engine | None = None) -> Conversation:
+        processor = (engine or self.engine).runner.processor
+        for modality, items in media.items():
+            if items and modality not in (engine or self.engine).runner.placeholders:
+                raise MediaError(
+                    f"{type(processor).__name__} takes no {modality}s, but the row has {len(items)}",
+                    column=self.media_columns[modality],
+                )
+        return normalise(messages, media)
 
     @property
-    def _replaced_columns(self) -> tuple[str, str]:
-        return self.messages_column, self.images_column
+    def media_columns(self) -> dict[Modality, str]:
+        """The source's column of each modality."""
+        return {"image": self.images_column, "video": self.videos_column, "audio": self.audios_column}
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the model takes."""
+        return tuple(self.engine.runner.placeholders)
+
+    def _columns_among(self, names: Collection[str]) -> dict[Modality, str]:
+        """The media columns of a dataset: one named `image` stands for `images` where there are none of these."""
+        return {
+            modality: modality if column not in names and column == f"{modality}s" and modality in names else column
+            for modality, column in self.media_columns.items()
+        }
 
     def features(self, source: Features | None = None) -> Features:
         """The types of what `transform` returns, for `map(..., features=plugin.features(dataset.features))`.
@@ -302,7 +258,9 @@ class BasePlugin(FamilyHooks):
         Args:
             source: Features of the dataset that is mapped; its other columns pass through.
         """
-        return tokenised_features(source, self._replaced_columns)
+        columns = self._columns_among(source or ())
+        replaced = [self.messages_column, *(columns[modality] for modality in self.modalities)]
+        return tokenised_features(self.modalities, source, replaced)
 
     def collator(
         self,
@@ -316,8 +274,8 @@ class BasePlugin(FamilyHooks):
         Args:
             padding_side: Where rows are padded; as the tokenizer does it when `None`.
             pad_to_multiple_of: Pads to a multiple of this many tokens.
-            ensure_media: Gives a batch without media one blank image that is masked out, so that every rank of a
-                sharded run executes the vision tower.
+            ensure_media: Gives a batch a blank item, masked out, for each of the model's towers that it has nothing
+                for, so that every rank of a sharded run executes every tower.
         """
         return MultimodalCollator(self, padding_side, pad_to_multiple_of, ensure_media)
 
@@ -359,7 +317,8 @@ class BasePlugin(FamilyHooks):
         return None if self.processor is None else ProcessorSnapshot.of(self.processor)
 
     def __getstate__(self) -> dict[str, object]:
-        config = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "processor"}
+        names = [item.name for item in dataclasses.fields(self) if item.name != "processor"]
+        config = {name: _canonical(getattr(self, name)) for name in names}
         return {
             "version": __version__,
             "schema_version": SCHEMA_VERSION,
@@ -375,3 +334,15 @@ class BasePlugin(FamilyHooks):
         self.__dict__.update(state["config"])  # type: ignore[call-overload]
         self.__dict__["snapshot"] = snapshot
         self.processor = snapshot.restore() if isinstance(snapshot, ProcessorSnapshot) else None
+
+
+def _canonical(value: object) -> object:
+    """The same value made of interned strings: a pickle depends on which of its equal strings are one object."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, tuple):
+        return tuple(map(_canonical, value))
+    if isinstance(value, MediaOptions):
+        fields = (item.name for item in dataclasses.fields(value))
+        return dataclasses.replace(value, **{name: _canonical(getattr(value, name)) for name in fields})  # type: ignore[arg-type]
+    return value

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from mmdatasets.options import MediaOptions
+from mmdatasets.planning.inputs import image_input
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.types import Expansion, ImageInfo, Modality
+from mmdatasets.types import Expansion, ImageInfo, MediaInput, MediaShape, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.collate.collator import MediaInputs
+    from mmdatasets.collate.inputs import MediaInputs
     from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
     from mmdatasets.transforms.tokenise import Edit
 
@@ -31,7 +32,13 @@ class FamilyHooks:
     inserts_bos: ClassVar[bool] = False
     """Whether the processor puts bos at `bos_index` of a row that has none."""
     processor_sizes_images: ClassVar[bool] = False
-    """Whether `processor_kwargs` turns the pixel budget into the processor's own arguments."""
+    """Whether `processor_kwargs` turns the pixel budget of images into the processor's own arguments."""
+    processor_sizes_videos: ClassVar[bool] = False
+    """The same for videos."""
+    frames_are_independent: ClassVar[bool] = False
+    """Whether the model treats every frame by itself, so that those of several videos may stand in one tensor."""
+    towers: ClassVar[tuple[tuple[Modality, ...], ...]] = (("image", "video"), ("audio",))
+    """The modalities of each encoder of the model. A blank item of any of them has the encoder run."""
 
     def processor_kwargs(
         self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
@@ -48,7 +55,11 @@ class FamilyHooks:
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
-        return runner.plan_image(info.width, info.height)
+        return self.plan_item(runner, info)
+
+    def plan_item(self, runner: ProcessorRunner, shape: MediaShape) -> Expansion:
+        """What a video or audio item of a shape becomes in the text."""
+        return runner.plan([shape])[0]
 
     def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
         """The last step of `get_mm_inputs`: adds what depends on the token ids.
@@ -98,7 +109,7 @@ class FamilyHooks:
     def process_images(
         self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]
     ) -> tuple[dict[str, object], list[Expansion]]:
-        """Runs the processor on a batch's images.
+        """Runs the processor on the images of a batch that has no other media.
 
         Args:
             engine: The processor at work.
@@ -107,4 +118,20 @@ class FamilyHooks:
         Returns:
             What the model takes, by name, and what each image becomes in the text.
         """
-        return engine.runner.process_images(images)
+        return engine.runner.process([[image_input(image) for image in row] for row in images])
+
+    def process_media(
+        self, engine: Engine, rows: Sequence[Sequence[MediaInput]]
+    ) -> tuple[dict[str, object], list[Expansion]]:
+        """Runs the processor on a batch's media.
+
+        Args:
+            engine: The processor at work.
+            rows: The items of each row, in the order of the text; at least one in all.
+
+        Returns:
+            What the model takes, by name, and what each item becomes in the text.
+        """
+        if all(item.modality == "image" for row in rows for item in row):
+            return self.process_images(engine, [[item.data for item in row] for row in rows])  # type: ignore[misc]
+        return engine.runner.process(rows)

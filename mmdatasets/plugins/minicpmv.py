@@ -19,7 +19,7 @@ from mmdatasets.types import Expansion, ImageInfo
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.collate.collator import MediaInputs
+    from mmdatasets.collate.inputs import MediaInputs
 
 _PLACEHOLDER = "(<image>./</image>)"
 _OLDEST = 2.6

@@ -20,7 +20,7 @@ from mmdatasets.transforms.tokenise import Edit
 from mmdatasets.types import Expansion
 
 if TYPE_CHECKING:
-    from mmdatasets.collate.collator import MediaInputs
+    from mmdatasets.collate.inputs import MediaInputs
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class MllamaPlugin(BasePlugin):
         a row: zeros, and an aspect ratio mask that shows the first tile, so that attention has something to normalise.
         """
         filled = [index for index, row in enumerate(images) if row]
-        outputs, expansions = engine.runner.process_images([images[index] for index in filled])
+        outputs, expansions = super().process_images(engine, [images[index] for index in filled])
         spread = {name: _spread(value, filled, len(images)) for name, value in outputs.items()}  # type: ignore[arg-type]
         spread["aspect_ratio_mask"][..., 0] = 1
         return dict(spread), expansions

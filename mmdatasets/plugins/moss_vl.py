@@ -18,7 +18,7 @@ from mmdatasets.types import Expansion, ImageInfo
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.collate.collator import MediaInputs
+    from mmdatasets.collate.inputs import MediaInputs
 
 _MEDIA_COUNTS = "media_nums_per_sample"
 

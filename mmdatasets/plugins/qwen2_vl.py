@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL, and the omni models that see as these do."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ if TYPE_CHECKING:
     from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
 
 
+_SPAN = ("<|vision_start|>", "<|vision_end|>")
+
+
 @dataclass(eq=False)
 class Qwen2VLPlugin(BasePlugin):
     """One token for each `merge_size` x `merge_size` block of patches, at the image's own aspect ratio."""
 
-    delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {"image": ("<|vision_start|>", "<|vision_end|>")}
+    delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {"image": _SPAN, "video": _SPAN}
     processor_sizes_images = True
+    processor_sizes_videos = True
 
     def processor_kwargs(
         self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
     ) -> dict[Modality, ProcessorKwargs]:
-        """The pixel budget as the image processor's `size`: its `shortest_edge` and `longest_edge` count pixels."""
-        if options.image_min_pixels is None and options.image_max_pixels is None:
-            return {}
-        size = dict(processor.image_processor.size)
-        low = options.image_min_pixels or size["shortest_edge"]
-        high = options.image_max_pixels or size["longest_edge"]
-        if options.image_min_pixels is None:
-            low = min(low, high)  # a budget below the processor's own minimum moves the minimum along
-        elif options.image_max_pixels is None:
-            high = max(low, high)
-        return {"image": {"size": {"shortest_edge": low, "longest_edge": high}}}
+        """Pixel budgets as the processors' `size`: its `shortest_edge` and `longest_edge` count pixels of a frame."""
+        kwargs: dict[Modality, ProcessorKwargs] = {}
+        low, high = options.image_min_pixels, options.image_max_pixels
+        if (low, high) != (None, None):
+            kwargs["image"] = {"size": _size(processor.image_processor.size, low, high)}
+        low, high = options.video_min_pixels, options.video_max_pixels
+        if self.processor_sizes_videos and (low, high) != (None, None):
+            own = getattr(processor, "videos_kwargs", {}).get("size") or processor.video_processor.size
+            kwargs["video"] = {"size": _size(own, low, high)}
+        return kwargs
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """The image processor's own patch count, which equals the dry run and takes microseconds."""
@@ -49,3 +52,30 @@ class Qwen2VLPlugin(BasePlugin):
         except ValueError as error:
             raise MediaProcessorError(f"the model's processor refuses it: {error}") from error
         return Expansion(runner.placeholders["image"], (patches // processor.merge_size**2,))
+
+
+def _size(own: Mapping[str, int], low: int | None, high: int | None) -> dict[str, int]:
+    shortest, longest = low or own["shortest_edge"], high or own["longest_edge"]
+    if low is None:
+        shortest = min(shortest, longest)  # a budget below the processor's own minimum moves the minimum along
+    elif high is None:
+        longest = max(shortest, longest)
+    return {"shortest_edge": shortest, "longest_edge": longest}
+
+
+@dataclass(eq=False)
+class Qwen3VLPlugin(Qwen2VLPlugin):
+    """Its video processor counts the pixels of all frames together, so that frames are sized before it."""
+
+    processor_sizes_videos = False
+
+
+@dataclass(eq=False)
+class QwenOmniPlugin(Qwen2VLPlugin):
+    """Images, videos and audio, and videos together with their sound."""
+
+    delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {
+        "image": ("<|vision_bos|>", "<|vision_eos|>"),
+        "video": ("<|vision_bos|>", "<|vision_eos|>"),
+        "audio": ("<|audio_bos|>", "<|audio_eos|>"),
+    }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmdatasets.errors import UnknownPluginError
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.ernie_vl import ErnieVLPlugin
+from mmdatasets.plugins.framewise import FramewisePlugin, InternVLPlugin, VideoLlavaPlugin
 from mmdatasets.plugins.generic import GenericPlugin, StandardPlugin
 from mmdatasets.plugins.kimi_vl import KimiVLPlugin
 from mmdatasets.plugins.minicpmv import MiniCPMVPlugin
@@ -15,7 +16,7 @@ from mmdatasets.plugins.minicpmv4_6 import MiniCPMV46Plugin
 from mmdatasets.plugins.mllama import MllamaPlugin
 from mmdatasets.plugins.moss_vl import MossVLPlugin
 from mmdatasets.plugins.paligemma import PaliGemmaPlugin
-from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
+from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin, Qwen3VLPlugin, QwenOmniPlugin
 from mmdatasets.plugins.youtu_vl import YoutuVLPlugin
 
 if TYPE_CHECKING:
@@ -44,15 +45,15 @@ _FAMILIES: dict[str, Family] = {
     "ernie_vl": Family(ErnieVLPlugin, ("Ernie4_5_VLMoeProcessor",)),
     "gemma3": Family(StandardPlugin, ("Gemma3Processor",)),
     "gemma3n": Family(StandardPlugin, ("Gemma3nProcessor",)),
-    "gemma4": Family(StandardPlugin, ("Gemma4Processor",)),
+    "gemma4": Family(FramewisePlugin, ("Gemma4Processor",)),
     "glm4v": Family(StandardPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
-    "internvl": Family(StandardPlugin, ("InternVLProcessor",), ("intern_vl",)),
+    "internvl": Family(InternVLPlugin, ("InternVLProcessor",), ("intern_vl",)),
     "kimi_vl": Family(KimiVLPlugin, ("KimiVLProcessor", "Kimi_K25Processor")),
     "lfm2_vl": Family(StandardPlugin, ("Lfm2VlProcessor",)),
     "llama4": Family(StandardPlugin, ("Llama4Processor",)),
     "llava": Family(StandardPlugin, ("LlavaProcessor",)),
     "llava_next": Family(StandardPlugin, ("LlavaNextProcessor",)),
-    "llava_next_video": Family(StandardPlugin, ("LlavaNextVideoProcessor",)),
+    "llava_next_video": Family(VideoLlavaPlugin, ("LlavaNextVideoProcessor",)),
     "minicpmv": Family(MiniCPMVPlugin, ("MiniCPMVProcessor", "MiniCPMOProcessor"), ("minicpm_v",)),
     "minicpmv4_6": Family(
         MiniCPMV46Plugin,
@@ -65,11 +66,11 @@ _FAMILIES: dict[str, Family] = {
     "pixtral": Family(StandardPlugin, ("PixtralProcessor",), ("mistral3",)),
     "qwen2_audio": Family(StandardPlugin, ("Qwen2AudioProcessor",)),
     "qwen2_omni": Family(
-        StandardPlugin, ("Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"), ("qwen2_5_omni", "qwen3_omni")
+        QwenOmniPlugin, ("Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"), ("qwen2_5_omni", "qwen3_omni")
     ),
     "qwen2_vl": Family(Qwen2VLPlugin, ("Qwen2VLProcessor", "Qwen2_5_VLProcessor"), ("qwen2_5_vl",)),
-    "qwen3_vl": Family(Qwen2VLPlugin, ("Qwen3VLProcessor",)),
-    "video_llava": Family(StandardPlugin, ("VideoLlavaProcessor",)),
+    "qwen3_vl": Family(Qwen3VLPlugin, ("Qwen3VLProcessor",)),
+    "video_llava": Family(VideoLlavaPlugin, ("VideoLlavaProcessor",)),
     "youtu_vl": Family(YoutuVLPlugin, ("YoutuVLProcessor",)),
 }
 

@@ -1,45 +1,37 @@
-"""What the three stages take from other trainers, and how they write a media item."""
+"""What the three stages take from other trainers."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmdatasets.errors import MediaError
 from mmdatasets.options import MediaOptions
-from mmdatasets.types import Expansion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+# Attribute that trainers set on the processor -> our option.
+_ATTRIBUTES = {
+    "image_max_pixels": "image_max_pixels",
+    "image_min_pixels": "image_min_pixels",
+    "video_max_pixels": "video_max_pixels",
+    "video_min_pixels": "video_min_pixels",
+    "video_fps": "video_fps",
+    "video_maxlen": "video_max_frames",
+    "audio_sampling_rate": "audio_sampling_rate",
+}
+
 
 def options_of(processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions) -> MediaOptions:
-    """Options with what was set as attributes on the processor, which is how other trainers pass pixel budgets.
+    """Options with what was set as attributes on the processor, which is how other trainers pass media settings.
 
     Only the three stages read these attributes, and only here.
     """
-    found = {
-        name: getattr(processor, name)
-        for name in ("image_max_pixels", "image_min_pixels")
-        if getattr(options, name) is None and isinstance(getattr(processor, name, None), int)
+    found: dict[str, object] = {
+        option: getattr(processor, name)
+        for name, option in _ATTRIBUTES.items()
+        if getattr(options, option) is None and isinstance(getattr(processor, name, None), int | float)
     }
-    return dataclasses.replace(options, **found) if found else options
-
-
-def refuse_unsupported(videos: Sequence[object], audios: Sequence[object]) -> None:
-    """Refuses media that no family here takes yet.
-
-    Raises:
-        MediaError: If there is any.
-    """
-    for name, items in (("video", videos), ("audio", audios)):
-        if items:
-            raise MediaError(f"{name} is not supported yet, but the row has {len(items)} {name} item(s)")
-
-
-def written_out(expansion: Expansion, token: str) -> str:
-    """An expansion as the processor writes it, each run at its length."""
-    pieces = expansion.text.split(token)
-    runs = iter(expansion.runs)
-    return pieces[0] + "".join(token * next(runs) + piece for piece in pieces[1:])
+    if getattr(processor, "use_audio_in_video", False) is True:
+        found["use_audio_in_video"] = True
+    return dataclasses.replace(options, **found) if found else options  # type: ignore[arg-type]

@@ -16,7 +16,9 @@ from mmdatasets.options import MediaOptions
 from mmdatasets.testing.conformance import NotApplicable, Run
 from mmdatasets.testing.media import cut_pixel_data
 from mmdatasets.testing.oracles import Expected, Tensors, own_call
+from mmdatasets.transforms.engine import Engine
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
+from mmdatasets.types import MediaItem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,9 +79,14 @@ def features_fit(run: Run, expected: Expected) -> None:
         placed = int(engine.is_media_token(np.asarray(row["input_ids"])).sum())
         made = 0
         if paths:
-            _, expansions = run.plugin.process_images(engine, [engine.load_images(paths)])
+            _, expansions = run.plugin.process_images(engine, [_decoded(engine, paths)])
             made = sum(expansion.num_media_tokens for expansion in expansions)
         _require(planned == placed == made, f"planned {planned}, placed {placed}, made {made} features")
+
+
+def _decoded(engine: Engine, paths: list[str]) -> list[torch.Tensor]:
+    items = [MediaItem("image", path) for path in paths]
+    return [made.data for made in engine.media.load(items, [None] * len(items))]  # type: ignore[misc]
 
 
 def stages(run: Run, expected: Expected) -> None:
@@ -172,7 +179,7 @@ def pixel_budget(run: Run, expected: Expected) -> None:
     plugin = replace(run.plugin, options=options)
     rows = run.transform(plugin, run.paths)
     ours = plugin.collator()(rows)  # checks that features fit
-    images = [plugin.engine.load_images(paths) for paths in run.paths]
+    images = [_decoded(plugin.engine, paths) for paths in run.paths]
     if not plugin.processor_sizes_images:
         for image in (image for row in images for image in row):
             _require(image.shape[1] * image.shape[2] <= _BUDGET, f"{tuple(image.shape)} exceeds the budget")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,15 +14,32 @@ from datasets import Audio, Features, Image, LargeList, List, Video
 from datasets.formatting.formatting import LazyBatch
 
 from mmdatasets.errors import ConversationError, MediaReferenceError
-from mmdatasets.features import IMAGES, INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, tokenised_features
+from mmdatasets.features import (
+    AUDIOS,
+    IMAGES,
+    INPUT_IDS,
+    LABELS,
+    LENGTH,
+    MEDIA_COLUMNS,
+    MEDIA_INFO,
+    VIDEO_FRAMES,
+    VIDEOS,
+    media_columns,
+    tokenised_features,
+)
+from mmdatasets.media.audio import audio_to_stored
 from mmdatasets.media.source import resolve_stored, to_stored
+from mmdatasets.media.stored_video import video_to_stored
 
 if TYPE_CHECKING:
     from mmdatasets.transforms.tokenise import TokenisedRow
-    from mmdatasets.types import ImageReference, StoredMedia
+    from mmdatasets.types import MediaItem, MediaReference, Modality, StoredMedia
 
 Batch: TypeAlias = "LazyBatch | Mapping[str, Sequence[object]] | pa.Table"
 """A batch of rows as columns: `Dataset.map` passes a `LazyBatch`, `IterableDataset.map` a dict, Ray a table."""
+
+StoredColumns: TypeAlias = "dict[str, list[StoredMedia] | list[list[StoredMedia]]]"
+"""A row's media references by output column; see `mmdatasets.features.media_columns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +86,7 @@ class BatchReader:
         values: list[object] = Features({column: feature}).decode_column(table[column].to_pylist(), column)
         return values
 
-    def media(self, column: str, num_rows: int) -> list[list[ImageReference] | None]:
+    def media(self, column: str, num_rows: int) -> list[list[MediaReference] | None]:
         """The references in a media column: one list for each row, `None` without column or value."""
         if column not in self.column_names:
             return [None] * num_rows
@@ -89,7 +106,7 @@ def _undecoded(feature: object) -> object:
     return [_undecoded(inner) for inner in feature] if isinstance(feature, list) else feature
 
 
-def as_references(value: object) -> list[ImageReference]:
+def as_references(value: object) -> list[MediaReference]:
     """A row's media as a list: a row with one item may hold it without a list around it."""
     if value is None:
         return []
@@ -98,37 +115,61 @@ def as_references(value: object) -> list[ImageReference]:
     return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
 
 
-def store_images(images: Sequence[ImageReference], column: str, media_root: str | None = None) -> list[StoredMedia]:
-    """A row's image references as Arrow keeps them.
+def store_media(
+    media: Sequence[MediaItem], columns: Mapping[Modality, str], media_root: str | None = None
+) -> StoredColumns:
+    """A row's media references as Arrow keeps them.
 
     Args:
-        images: The references.
-        column: Their column, for errors.
+        media: The items.
+        columns: The column of each modality, for errors.
         media_root: Directory that relative paths are resolved against. It becomes part of them, as `datasets` resolves
             relative paths against the working directory when it embeds files.
+
+    Returns:
+        Output column -> the row's value; see `mmdatasets.features.media_columns`.
 
     Raises:
         MediaReferenceError: If one has no supported form. Names column and index.
     """
-    stored = []
-    for index, reference in enumerate(images):
+    images: list[StoredMedia] = []
+    videos: list[StoredMedia] = []
+    frames: list[list[StoredMedia]] = []
+    audios: list[StoredMedia] = []
+    seen = {"image": images, "video": videos, "audio": audios}
+    for item in media:
         try:
-            stored.append(resolve_stored(to_stored(reference), media_root))
+            if item.modality == "image":
+                images.append(resolve_stored(to_stored(item.reference), media_root))
+            elif item.modality == "audio":
+                audios.append(resolve_stored(audio_to_stored(item.reference), media_root))
+            else:
+                video, own = video_to_stored(item.reference)
+                videos.append(resolve_stored(video, media_root))
+                frames.append([resolve_stored(frame, media_root) for frame in own])
         except MediaReferenceError as error:
-            raise error.at(column=column, index=index) from error.__cause__
-    return stored
+            raise error.at(column=columns[item.modality], index=len(seen[item.modality])) from error.__cause__
+    return {IMAGES: images, VIDEOS: videos, VIDEO_FRAMES: frames, AUDIOS: audios}
 
 
-OWN_COLUMNS = (INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, IMAGES)
+def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReference]]:
+    """The references of a mapped row, by modality."""
+    found = {modality: as_references(row.get(column)) for modality, column in MEDIA_COLUMNS.items()}
+    frames = as_references(row.get(VIDEO_FRAMES))
+    for index, own in enumerate(frames):
+        if own:
+            found["video"][index] = own
+    return found
 
 
-def check_columns(reader: BatchReader, replaced: Sequence[str]) -> None:
+def check_columns(reader: BatchReader, replaced: Sequence[str], modalities: Iterable[Modality]) -> None:
     """Checks that the transform overwrites no column that it does not read.
 
     Raises:
         ConversationError: If it would.
     """
-    lost = sorted((set(reader.column_names) & set(OWN_COLUMNS)) - set(replaced))
+    own = {INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, *media_columns(modalities)}
+    lost = sorted((set(reader.column_names) & own) - set(replaced))
     if lost:
         raise ConversationError(
             f"the transform would overwrite the column(s) {', '.join(lost)}; rename or remove them before the map"
@@ -136,48 +177,63 @@ def check_columns(reader: BatchReader, replaced: Sequence[str]) -> None:
 
 
 def write_batch(
-    reader: BatchReader, rows: Sequence[TokenisedRow], images: Sequence[list[StoredMedia]], replaced: Sequence[str]
+    reader: BatchReader,
+    rows: Sequence[TokenisedRow],
+    media: Sequence[StoredColumns],
+    sources: Mapping[Modality, str],
+    replaced: Sequence[str],
 ) -> pa.Table | dict[str, list[object]]:
     """The transform's result in the form that the batch came in.
 
     Arrow in, Arrow out: a table with explicit types, the columns that are not replaced passed through. `Dataset.map`
     takes it as it is, so that no type is inferred from whichever rows come first. Plain dict in, plain dict out, with
     the transform's own columns alone.
+
+    Args:
+        reader: The batch.
+        rows: What became of its rows.
+        media: The media columns of each row, from `store_media`.
+        sources: The column that each modality came from; one for each that the model takes.
+        replaced: Columns of the batch that the transform consumes.
     """
     table = reader.table
+    media_names = list(media_columns(sources))
     if table is None:
         return {
             INPUT_IDS: [row.input_ids.tolist() for row in rows],
             LABELS: [row.labels.tolist() for row in rows],
             LENGTH: [len(row.input_ids) for row in rows],
             MEDIA_INFO: [row.media for row in rows],
-            IMAGES: list(images),
+            **{name: [row[name] for row in media] for name in media_names},
         }
-    features = tokenised_features(Features.from_arrow_schema(table.schema), replaced)
+    features = tokenised_features(sources, Features.from_arrow_schema(table.schema), replaced)
     schema = features.arrow_schema
-    unchanged = _unchanged_images(table, replaced[-1], images, schema)
     own: dict[str, pa.Array | pa.ChunkedArray] = {
         INPUT_IDS: _list_array([row.input_ids for row in rows]),
         LABELS: _list_array([row.labels for row in rows]),
         LENGTH: pa.array([len(row.input_ids) for row in rows], pa.int32()),
         MEDIA_INFO: pa.array([row.media for row in rows], schema.field(MEDIA_INFO).type),
-        IMAGES: unchanged if unchanged is not None else pa.array(list(images), schema.field(IMAGES).type),
     }
+    origins = {MEDIA_COLUMNS[modality]: column for modality, column in sources.items()}
+    for name in media_names:
+        values, kind = [row[name] for row in media], schema.field(name).type
+        unchanged = _unchanged(table, origins[name], values, kind) if name in origins else None  # type: ignore[arg-type]
+        own[name] = unchanged if unchanged is not None else pa.array(values, kind)
     columns = [own[name] if name in own else table[name] for name in schema.names]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _unchanged_images(
-    table: pa.Table, column: str, images: Sequence[list[StoredMedia]], schema: pa.Schema
+def _unchanged(
+    table: pa.Table, column: str, stored: Sequence[list[StoredMedia]], kind: pa.DataType
 ) -> pa.ChunkedArray | None:
-    """The source's image column where it is what would be written: embedded files are megabytes to copy."""
-    if column not in table.column_names or table.schema.field(column).type != schema.field(IMAGES).type:
+    """The source's media column where it is what would be written: embedded files are megabytes to copy."""
+    if column not in table.column_names or table.schema.field(column).type != kind:
         return None
     values = table[column]
     if values.null_count or any(
-        given is None or given["path"] != stored["path"] or (given["bytes"] is None) != (stored["bytes"] is None)
-        for row, wanted in zip(_without_bytes(values), images, strict=True)
-        for given, stored in zip_longest(row, wanted, fillvalue={"path": "", "bytes": None})
+        given is None or given["path"] != wanted["path"] or (given["bytes"] is None) != (wanted["bytes"] is None)
+        for row, mine in zip(_without_bytes(values), stored, strict=True)
+        for given, wanted in zip_longest(row, mine, fillvalue={"path": "", "bytes": None})
     ):
         return None
     return values

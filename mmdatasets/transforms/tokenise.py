@@ -15,9 +15,10 @@ from mmdatasets.chat.formats import Conversation, as_string
 from mmdatasets.chat.template import Rendered, Span
 from mmdatasets.chat.tokenise import Encoded, IntArray
 from mmdatasets.errors import MMDatasetsError, TemplateError
-from mmdatasets.features import MediaRecord
+from mmdatasets.features import MediaRecord, record_of
 from mmdatasets.transforms.own_messages import find_runs, render_own_messages, share_runs
-from mmdatasets.types import Expansion, ImageInfo
+from mmdatasets.transforms.planned import PlannedMedia, numbered, plan_media
+from mmdatasets.types import Expansion, MediaItem, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,7 +60,7 @@ class _PlannedRow:
     add_special_tokens: bool
     assistant_spans: list[Span]
     item_spans: list[Span]
-    infos: list[ImageInfo]
+    media: PlannedMedia
     expansions: list[Expansion]
 
 
@@ -95,48 +96,48 @@ def tokenise_rows(
 
 
 def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
-    engine = plugin.engine
-    infos = engine.probe_images(conversation.images, plugin.images_column)
-    planned = engine.plan_images(conversation.images, infos, plugin.images_column)
-    place = _place_own_messages if plugin.has_own_messages else _place_expansions
-    rendered, special, item_spans, expansions = place(plugin, conversation, planned)
+    divided, media = plan_media(plugin.engine, conversation)
+    if plugin.has_own_messages:
+        rendered, special, item_spans, expansions = _place_own_messages(plugin, conversation, media)
+    else:
+        rendered, special, item_spans, expansions = _place_expansions(plugin, divided, media)
     pieces = split_marked(rendered.text)
-    return _PlannedRow(pieces, special, list(rendered.assistant_spans), item_spans, infos, expansions)
+    return _PlannedRow(pieces, special, list(rendered.assistant_spans), item_spans, media, expansions)
 
 
 _Placed: TypeAlias = tuple[Rendered, bool, list[Span], list[Expansion]]
 
 
-def _place_expansions(plugin: BasePlugin, conversation: Conversation, planned: Sequence[Expansion]) -> _Placed:
+def _place_expansions(plugin: BasePlugin, conversation: Conversation, media: PlannedMedia) -> _Placed:
     """Has the template write a placeholder for each item and puts the expansions there."""
     engine = plugin.engine
-    expansions = [plugin.index_expansion(engine, expansion, index) for index, expansion in enumerate(planned)]
+    expansions = numbered(plugin, engine, media)
     messages = [engine.guard.mark(message) for message in conversation.messages]
-    if not engine.takes_parts:
-        messages = [as_string(message, engine.runner.placeholders.get("image", "")) for message in messages]
+    if not all(engine.takes_parts(item.modality) for item in media.items):
+        messages = [as_string(message, engine.runner.placeholders) for message in messages]
     rendered = engine.template.render(messages)
     special = engine.adds_special_tokens(rendered.text)
     # The processor's own edits first, since they go by the text that the template wrote.
     rendered, _ = apply_edits(rendered, plugin.text_edits(engine, rendered.text))
-    tokens = _find_placeholders(engine, rendered.text, len(expansions))
+    tokens = _find_placeholders(engine, rendered.text, media.items)
     edits = [Edit(start, end, expansion.text) for (start, end), expansion in zip(tokens, expansions, strict=True)]
     rendered, item_spans = apply_edits(rendered, edits)
     return rendered, special, item_spans, expansions
 
 
-def _place_own_messages(plugin: BasePlugin, conversation: Conversation, planned: Sequence[Expansion]) -> _Placed:
+def _place_own_messages(plugin: BasePlugin, conversation: Conversation, media: PlannedMedia) -> _Placed:
     """Has the plugin's own `process_messages` write the expansions and shortens their runs."""
     engine = plugin.engine
     rendered = render_own_messages(plugin, conversation)
     special = engine.adds_special_tokens(rendered.text)
     rendered, _ = apply_edits(rendered, plugin.text_edits(engine, rendered.text))
-    if not planned:
+    if not media.items:
         return rendered, special, [], []
-    token = engine.runner.image_token
-    shared = share_runs(find_runs(rendered.text, token), len(token), planned)
+    tokens = list(dict.fromkeys(engine.runner.feature_tokens.values()))
+    shared = share_runs(find_runs(rendered.text, tokens), media.expansions)
     runs = [run for mine in shared for run in mine]
-    rendered, places = apply_edits(rendered, [Edit(start, end, token) for start, end in runs])
-    expansions = [Expansion("", tuple((end - start) // len(token) for start, end in mine)) for mine in shared]
+    rendered, places = apply_edits(rendered, [Edit(run.start, run.end, run.token) for run in runs])
+    expansions = [Expansion("", tuple(run.length for run in mine)) for mine in shared]
     supply = iter(places)
     own = [[next(supply) for _ in mine] for mine in shared]
     return rendered, special, [(spans[0][0], spans[-1][1]) for spans in own], expansions
@@ -170,57 +171,56 @@ def apply_edits(rendered: Rendered, edits: Sequence[Edit]) -> tuple[Rendered, li
     return Rendered("".join(pieces), spans), placed
 
 
-def _find_placeholders(engine: Engine, text: str, num_images: int) -> list[Span]:
-    """Where the template wrote the placeholder; the ones that a user typed stand between markers."""
-    placeholder = engine.runner.placeholders.get("image")
-    if placeholder is None:
+def _find_placeholders(engine: Engine, text: str, items: Sequence[MediaItem]) -> list[Span]:
+    """Where the template wrote the placeholders; the ones that a user typed stand between markers."""
+    placeholders = engine.runner.placeholders
+    if not placeholders:
         return []
-    found = [match.span() for match in re.finditer(re.escape(placeholder), blank_marked(text))]
-    if len(found) != num_images:
-        raise TemplateError(
-            f"the chat template wrote {len(found)} image token(s) for {num_images} image(s). Templates leave out "
-            "images in turns that they do not expect them in (an answer, say): move them to a user turn, or pass a "
-            "chat_template that renders them"
-        )
-    return found
+    pattern = "|".join(re.escape(token) for token in dict.fromkeys(placeholders.values()))
+    found = list(re.finditer(pattern, blank_marked(text)))
+    if [match.group() for match in found] == [placeholders[item.modality] for item in items]:
+        return [match.span() for match in found]
+    for modality, token in placeholders.items():
+        written = sum(match.group() == token for match in found)
+        wanted = sum(placeholders[item.modality] == token for item in items)
+        if written != wanted:
+            raise TemplateError(
+                f"the chat template wrote {written} {modality} token(s) for {wanted} {modality}(s). Templates leave "
+                f"out media in turns that they do not expect it in (an answer, say), or that they do not know: move "
+                f"it to a user turn, or pass a chat_template that renders it"
+            )
+    raise TemplateError(
+        "the chat template wrote the media tokens of a turn in another order than the turn has the items: put the "
+        "items in the order in which the template writes them (often images, then videos, then audio)"
+    )
 
 
 def _expand_row(plugin: BasePlugin, row: _PlannedRow, tokens: Encoded) -> TokenisedRow:
-    is_media = plugin.engine.is_media_token(tokens.ids)
     runs = [run for expansion in row.expansions for run in expansion.runs]
-    if int(is_media.sum()) != len(runs):
-        raise TemplateError(
-            f"the tokenizer made {int(is_media.sum())} media tokens of a text with {len(runs)}; the media tokens must "
-            "be added tokens of the tokenizer"
-        )
-    counts = np.ones(len(tokens.ids), dtype=np.int64)
-    counts[is_media] = runs
-    ranges = [_token_range(plugin, tokens, span) for span in row.item_spans]
+    counts = plugin.engine.run_counts(tokens.ids, runs)
+    modalities = [item.modality for item in row.media.items]
+    ranges = [
+        _token_range(plugin, tokens, span, modality) for span, modality in zip(row.item_spans, modalities, strict=True)
+    ]
     trained = tokens.overlapping(row.assistant_spans)
     for first, last in ranges:
         trained[first:last] = False
     labels = np.where(trained, tokens.ids, np.int32(IGNORE_INDEX))
     edges = np.concatenate([[0], np.cumsum(counts)])
-    media: list[MediaRecord] = []
-    for info, expansion, (first, last) in zip(row.infos, row.expansions, ranges, strict=True):
-        media.append(
-            {
-                "modality": "image",
-                "width": info.width,
-                "height": info.height,
-                "start": int(edges[first]),
-                "end": int(edges[last]),
-                "num_tokens": expansion.num_media_tokens,
-            }
+    media = [
+        record_of(plan, position, (int(edges[first]), int(edges[last])), expansion.num_media_tokens)
+        for plan, position, expansion, (first, last) in zip(
+            row.media.plans, row.media.positions, row.expansions, ranges, strict=True
         )
+    ]
     return TokenisedRow(np.repeat(tokens.ids, counts), np.repeat(labels, counts), media)
 
 
-def _token_range(plugin: BasePlugin, tokens: Encoded, span: Span) -> Span:
+def _token_range(plugin: BasePlugin, tokens: Encoded, span: Span, modality: Modality) -> Span:
     """The tokens of an expansion, with the family's delimiters where these stand beside it."""
     inside = np.flatnonzero(tokens.overlapping([span]))
     first, last = int(inside[0]), int(inside[-1]) + 1
-    before, after = plugin.delimiter_ids("image")
+    before, after = plugin.delimiter_ids(modality)
     if first > 0 and tokens.ids[first - 1] == before:
         first -= 1
     if last < len(tokens.ids) and tokens.ids[last] == after:

@@ -20,8 +20,8 @@ def assistant(content):
 
 
 def test_placeholders_become_parts_in_order() -> None:
-    result = normalise([user("<image>\nWhat <image>?"), assistant("x")], ["a.jpg", "b.jpg"])
-    assert result.images == ["a.jpg", "b.jpg"]
+    result = normalise([user("<image>\nWhat <image>?"), assistant("x")], {"image": ["a.jpg", "b.jpg"]})
+    assert result.references("image") == ["a.jpg", "b.jpg"]
     assert result.messages[0]["content"] == [IMAGE, {**TEXT, "text": "\nWhat "}, IMAGE, {**TEXT, "text": "?"}]
     assert result.messages[1] == assistant("x")
 
@@ -37,38 +37,38 @@ def test_parts_and_inline_references_keep_the_order_of_the_text() -> None:
         {"type": "image_url", "image_url": {"url": "u.png"}},
         IMAGE,
     ]
-    result = normalise([user(parts)], ["a", "b"])
-    assert result.images == ["a", "inline.png", "u.png", "b"]
+    result = normalise([user(parts)], {"image": ["a", "b"]})
+    assert result.references("image") == ["a", "inline.png", "u.png", "b"]
     assert result.messages[0]["content"] == [IMAGE] * 4
 
 
 def test_keys_without_value_are_dropped() -> None:
     parts = [{"type": "image", "text": None, "image": None}, {"type": "text", "text": "t", "image": None}]
-    result = normalise([{"role": "user", "content": parts, "tool_calls": None}], ["a"])
+    result = normalise([{"role": "user", "content": parts, "tool_calls": None}], {"image": ["a"]})
     assert result.messages == [user([IMAGE, {**TEXT, "text": "t"}])]
 
 
 def test_typed_text_when_parts_already_match_stays_text() -> None:
-    result = normalise([user([IMAGE, {**TEXT, "text": "the tag <image>"}])], ["a"])
+    result = normalise([user([IMAGE, {**TEXT, "text": "the tag <image>"}])], {"image": ["a"]})
     assert result.messages[0]["content"][1]["text"] == "the tag <image>"
 
 
 def test_placeholder_in_an_answer_without_media_stays_text() -> None:
     assert normalise([user("How?"), assistant("Write <image>.")]).messages[1]["content"] == "Write <image>."
-    result = normalise([user("<image>How?"), assistant("Write <image>.")], ["a"])
+    result = normalise([user("<image>How?"), assistant("Write <image>.")], {"image": ["a"]})
     assert result.messages[1]["content"] == "Write <image>."
-    assert result.images == ["a"]
+    assert result.references("image") == ["a"]
 
 
 def test_an_image_in_an_answer_counts_when_the_row_has_it() -> None:
-    result = normalise([user("Draw <image>"), assistant("<image>")], ["a", "b"])
+    result = normalise([user("Draw <image>"), assistant("<image>")], {"image": ["a", "b"]})
     assert result.messages[1]["content"] == [IMAGE]
 
 
 @pytest.mark.parametrize(("text", "images"), [("<image>", ["a", "b"]), ("<image><image>", ["a"]), ("none", ["a"])])
 def test_a_mismatch_names_both_counts(text: str, images: list[str]) -> None:
     with pytest.raises(PlaceholderError) as caught:
-        normalise([user(text), assistant("x")], images)
+        normalise([user(text), assistant("x")], {"image": images})
     assert f"{text.count('<image>')} image placeholder" in str(caught.value)
     assert f"{len(images)} image(s)" in str(caught.value)
 
@@ -102,10 +102,10 @@ def test_a_turn_of_tool_calls_needs_no_content() -> None:
 def test_splitting_loses_no_text(texts: list[str]) -> None:
     content = "<image>".join(texts)
     count = content.count("<image>")
-    result = normalise([user(content)], list(range(count)))
+    result = normalise([user(content)], {"image": list(range(count))})
     parts = result.messages[0]["content"]
     if isinstance(parts, str):
         assert count == 0
         return
     assert "".join("<image>" if part == IMAGE else part["text"] for part in parts) == content
-    assert result.images == list(range(count))
+    assert result.references("image") == list(range(count))

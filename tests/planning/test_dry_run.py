@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.planning.dry_run import ProcessorRunner, collapse_runs
+from mmdatasets.planning.inputs import image_input
 from mmdatasets.planning.sizes import fit_pixels
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.types import Expansion, ImageInfo
@@ -30,8 +31,8 @@ def test_collapsing_keeps_every_token(parts: list[tuple[int, str]]) -> None:
 def test_a_dry_run_says_what_the_real_run_says(size: tuple[int, int]) -> None:
     runner = ProcessorRunner(build_processor("qwen2_vl"))
     width, height = size
-    planned = runner.plan_image(width, height)
-    outputs, expansions = runner.process_images([[torch.randint(0, 255, (3, height, width), dtype=torch.uint8)]])
+    planned = runner.plan([ImageInfo(width, height)])[0]
+    outputs, expansions = runner.process([[image_input(torch.randint(0, 255, (3, height, width), dtype=torch.uint8))]])
     assert expansions == [planned]
     assert outputs["pixel_values"].shape[0] == planned.num_media_tokens * 4
 
@@ -41,7 +42,7 @@ def test_a_dry_run_allocates_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *a, **k: seen.append(k.get("device")) or real(*a, **k))
-    runner.plan_image(30_000, 20_000)
+    runner.plan([ImageInfo(30_000, 20_000)])[0]
     assert set(seen) == {"meta"}
 
 
@@ -56,14 +57,14 @@ def test_processors_that_need_data_get_a_blank_image() -> None:
 
     processor.image_processor = NeedsData(size=processor.image_processor.size)
     runner = ProcessorRunner(processor)
-    expected = ProcessorRunner(build_processor("qwen2_vl")).plan_image(300, 200)
-    assert runner.plan_image(300, 200) == expected
-    assert runner.plan_image(300, 200) == expected
+    expected = ProcessorRunner(build_processor("qwen2_vl")).plan([ImageInfo(300, 200)])[0]
+    assert runner.plan([ImageInfo(300, 200)])[0] == expected
+    assert runner.plan([ImageInfo(300, 200)])[0] == expected
 
 
 def test_refusals_are_passed_on() -> None:
     with pytest.raises(MediaProcessorError, match="aspect ratio must be smaller than 200, got 300"):
-        ProcessorRunner(build_processor("qwen2_vl")).plan_image(300, 1)
+        ProcessorRunner(build_processor("qwen2_vl")).plan([ImageInfo(300, 1)])[0]
 
 
 @given(

@@ -19,6 +19,7 @@ from mmdatasets.planning.dry_run import ProcessorRunner
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
+from mmdatasets.types import ImageInfo
 from tests.conftest import QWEN_FAMILIES, ImageFactory
 from tests.oracle import Message, assert_same_tensors, oracle_messages, part, processor_batch
 
@@ -137,12 +138,12 @@ def test_closed_form_equals_the_dry_run(name: str, width: int, height: int, low:
     plugin = auto_plugin(processor, options=MediaOptions(image_min_pixels=low, image_max_pixels=high))
     runner = ProcessorRunner(processor, plugin.processor_kwargs(processor, plugin.options))
     try:
-        expected = runner.plan_image(width, height)
+        expected = runner.plan([ImageInfo(width, height)])[0]
     except MediaProcessorError:
         with pytest.raises(MediaProcessorError):
-            plugin.engine._plan(width, height)
+            plugin.engine.media.expand_one(ImageInfo(width, height))
     else:
-        assert plugin.engine._plan(width, height) == expected
+        assert plugin.engine.media.expand_one(ImageInfo(width, height)) == expected
 
 
 @pytest.mark.parametrize("low_side", [True, False])

@@ -24,6 +24,7 @@ from mmdatasets.testing.media import cut_pixel_data
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.standins import build_standin, list_standins
 from mmdatasets.testing.standins.base import StandInProcessor
+from mmdatasets.types import ImageInfo
 from tests.conftest import ImageFactory
 from tests.oracle import Message, assert_same_tensors, oracle_messages, processor_batch
 
@@ -270,7 +271,7 @@ def test_the_plan_is_what_the_processor_makes(name: str, width: int, height: int
     plugin = PLUGINS[name]
     image = torch.zeros((3, height, width), dtype=torch.uint8)
     outputs, expansions = plugin.process_images(plugin.engine, [[image]])
-    assert plugin.engine._plan(width, height) == expansions[0]
+    assert plugin.engine.media.expand_one(ImageInfo(width, height)) == expansions[0]
     if name == "minicpm_v":
         assert len(outputs["pixel_values"][0]) == len(expansions[0].runs)
 
@@ -289,11 +290,11 @@ def test_youtu_equals_the_sizes_measured_on_the_checkpoint() -> None:
     }
     engine = PLUGINS["youtu_vl"].engine
     for (height, width), (rows, columns) in measured.items():
-        assert engine._plan(width, height).runs == (rows * columns // 4,)
+        assert engine.media.expand_one(ImageInfo(width, height)).runs == (rows * columns // 4,)
 
 
 def test_minicpm_slices_a_photo_in_three_by_two() -> None:
-    expansion = PLUGINS["minicpm_v"].engine._plan(1344, 896)
+    expansion = PLUGINS["minicpm_v"].engine.media.expand_one(ImageInfo(1344, 896))
     row = "<slice><unk></slice>" * 3
     assert expansion.text == f"<image><unk></image>{row}\n{row}"
     assert expansion.runs == (64,) * 7
@@ -305,7 +306,10 @@ def test_kimi_without_padding_is_planned_too() -> None:
     plugin = auto_plugin(processor)
     for width, height in [(100, 75), (29, 43), (1500, 1400)]:
         image = torch.zeros((3, height, width), dtype=torch.uint8)
-        assert plugin.engine._plan(width, height) == plugin.process_images(plugin.engine, [[image]])[1][0]
+        assert (
+            plugin.engine.media.expand_one(ImageInfo(width, height))
+            == plugin.process_images(plugin.engine, [[image]])[1][0]
+        )
 
 
 @pytest.mark.parametrize(("name", "size"), [("kimi_vl", (8000, 20)), ("moss_vl", (201, 1))])

@@ -100,9 +100,9 @@ def test_counts_that_do_not_match_are_refused(processor, image_file) -> None:
         auto_plugin(processor).process_messages(CHAT, [image_file(60, 60)], [], [], None)
 
 
-def test_video_and_audio_are_refused_clearly(processor) -> None:
-    with pytest.raises(MediaError, match="video is not supported yet"):
-        auto_plugin(processor).process_messages(CHAT, [], ["a.mp4"], [], None)
+def test_audio_is_refused_clearly_where_the_model_takes_none(processor) -> None:
+    with pytest.raises(MediaError, match="takes no audios, but the row has 1"):
+        auto_plugin(processor).process_messages(CHAT, [], [], ["a.wav"], None)
 
 
 def test_a_stage_without_processor_says_so() -> None:

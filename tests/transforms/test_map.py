@@ -52,7 +52,8 @@ def test_types_do_not_depend_on_which_rows_come_first(plugin, image_file) -> Non
         )
         for features in (None, plugin.features(dataset.features)):
             mapped = dataset.map(plugin.transform, batched=True, batch_size=1, features=features)
-            assert mapped.column_names == ["id", "input_ids", "labels", "length", "media_info", "images"]
+            own = ["input_ids", "labels", "length", "media_info", "images", "videos", "video_frames"]
+            assert mapped.column_names == ["id", *own]
             expected = plugin.features(dataset.features)
             if features is None:  # datasets keeps the source's own feature where the Arrow types are the same
                 expected["images"] = dataset.features["images"]
@@ -182,10 +183,12 @@ def test_null_media_is_no_literal_text(plugin) -> None:
         dataset.map(plugin.transform, batched=True, with_indices=True)
 
 
-@pytest.mark.parametrize("column", ["videos", "audio"])
-def test_media_that_is_not_supported_yet_is_refused(column: str, plugin) -> None:
-    with pytest.raises(MediaError, match=f"row 1 of the batch, column '{column}': videos and audio are not supported"):
-        plugin.transform({"messages": [chat("x")] * 2, column: [None, ["a.mp4"]]})
+@pytest.mark.parametrize("column", ["audios", "audio"])
+def test_media_that_the_model_does_not_take_is_refused(column: str, plugin) -> None:
+    with pytest.raises(
+        MediaError, match=r"row 1 of the batch, column 'audios': \w+ takes no audios, but the row has 1"
+    ):
+        plugin.transform({"messages": [chat("x")] * 2, column: [None, ["a.wav"]]})
     assert plugin.transform({"messages": [chat("x")], column: [[]]})["length"]
 
 

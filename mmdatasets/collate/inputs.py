@@ -1,0 +1,91 @@
+"""Decodes the media of a batch's rows, runs the model's processor on it, and checks the outcome against the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from mmdatasets.collate.checks import check_features
+from mmdatasets.collate.rows import RowMedia, order_by_text
+from mmdatasets.errors import MediaError, MediaProcessorError
+from mmdatasets.types import Expansion, MediaInput
+
+if TYPE_CHECKING:
+    from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.transforms.engine import Engine
+
+MediaInputs: TypeAlias = "dict[str, torch.Tensor | list[list[int]] | NestedTensors]"
+"""Inputs of a model by name: tensors, lists that accompany the token ids of each row, and nested lists of tensors."""
+
+NestedTensors: TypeAlias = "Sequence[torch.Tensor | NestedTensors]"
+"""For models that take each row's tensors, of whatever sizes, in a list of its own."""
+
+
+def make_inputs(
+    plugin: BasePlugin, engine: Engine, media: Sequence[RowMedia], batch_ids: Sequence[Sequence[int]]
+) -> MediaInputs:
+    """What the model takes beside the token ids.
+
+    Args:
+        plugin: The family's rules.
+        engine: The processor at work.
+        media: The media of each row.
+        batch_ids: Token ids of each row; may be empty, then nothing is checked against them.
+
+    Raises:
+        MediaError: If an item cannot be decoded or processed. Names the row of the batch and the item.
+        CollateError: If the features made do not fit the media tokens of a row.
+    """
+    rows = _load(engine, media)
+    if batch_ids:
+        rows = [_in_order(engine, *row) for row in zip(rows, media, batch_ids, strict=True)]
+    inputs: MediaInputs = {}
+    made: list[list[int]] = [[] for _ in media]
+    if any(rows):
+        outputs, expansions = _process(plugin, engine, rows, media)
+        inputs.update(outputs)  # type: ignore[arg-type]
+        supply = iter(expansions)
+        made = [[one.num_media_tokens for one in islice(supply, len(row))] for row in rows]
+    if batch_ids:
+        check_features(engine, made, media, batch_ids)
+    return plugin.finish_inputs(engine, inputs, batch_ids)
+
+
+def _load(engine: Engine, media: Sequence[RowMedia]) -> list[list[MediaInput]]:
+    """Decodes a batch's media, images that several rows share once."""
+    decoded: dict[object, MediaInput] = {}
+    rows = []
+    for index, row in enumerate(media):
+        try:
+            rows.append([*engine.media.load(row.items, row.plans, decoded), *row.blanks])
+        except MediaError as error:
+            raise error.at(row=f"{index} of the batch") from error.__cause__
+    return rows
+
+
+def _in_order(engine: Engine, row: list[MediaInput], media: RowMedia, ids: Sequence[int]) -> list[MediaInput]:
+    """A row's items in the order of the text: rows that were mapped have it, for others the ids tell."""
+    modalities = [item.modality for item in row]
+    if media.num_tokens is not None or len(set(modalities)) < 2:
+        return row
+    made = [engine.media.expand_one(item.shape) for item in row]
+    return [row[position] for position in order_by_text(engine, ids, modalities, made)]
+
+
+def _process(
+    plugin: BasePlugin, engine: Engine, rows: Sequence[Sequence[MediaInput]], media: Sequence[RowMedia]
+) -> tuple[dict[str, object], list[Expansion]]:
+    try:
+        return plugin.process_media(engine, rows)
+    except MediaProcessorError as error:
+        for index, (row, origin) in enumerate(zip(rows, media, strict=True)):
+            if not origin.items:
+                continue
+            shapes = [item.shape for item in row[: len(origin.items)]]
+            located = engine.media.locate_refusal(error, origin.items, shapes)
+            if located.index is not None:
+                raise located.at(row=f"{index} of the batch") from error.__cause__
+        raise

@@ -1,0 +1,165 @@
+"""The media of a batch's rows: what the rows say of it, in the order of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdatasets.errors import CollateError
+from mmdatasets.features import MEDIA_INFO, plan_of
+from mmdatasets.transforms.batches import stored_items
+from mmdatasets.types import MODALITIES, Expansion, MediaItem, Modality
+
+if TYPE_CHECKING:
+    from mmdatasets.features import MediaRecord
+    from mmdatasets.transforms.engine import Engine
+    from mmdatasets.types import MediaInput, MediaPlan, MediaReference
+
+
+_LENGTHS: dict[Modality, str] = {"image": "imglens", "video": "vidlens", "audio": "audlens"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowMedia:
+    """A row's media.
+
+    Attributes:
+        items: The items, in the order of the text.
+        plans: What was planned of each; an image may have no plan.
+        num_tokens: How many features each was planned to make; `None` where the row does not say so.
+        blanks: Items that were added behind them, so that the batch is not without any.
+    """
+
+    items: Sequence[MediaItem] = ()
+    plans: Sequence[MediaPlan | None] = ()
+    num_tokens: Sequence[int] | None = None
+    blanks: Sequence[MediaInput] = ()
+
+
+def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
+    """The media of a mapped row, by its `media_info`; of a row without that, what its references' headers say.
+
+    Raises:
+        MediaError: If a reference cannot be used.
+    """
+    references = stored_items(row)
+    if not any(references.values()):
+        return RowMedia()
+    records: Sequence[MediaRecord] = [] if row.get(MEDIA_INFO) is None else list(row[MEDIA_INFO])  # type: ignore[call-overload]
+    named = {(record["modality"], int(record["item"])) for record in records}
+    if named != {(kind, index) for kind, some in references.items() for index in range(len(some))}:
+        return plan_references(references, engine)
+    by_name = {(kind, index): MediaItem(kind, references[kind][index]) for kind, index in named}  # type: ignore[arg-type, index]
+    items = [by_name[record["modality"], int(record["item"])] for record in records]
+    return RowMedia(items, [plan_of(record) for record in records], [int(one["num_tokens"]) for one in records])
+
+
+def plan_references(references: Mapping[Modality, Sequence[MediaReference]], engine: Engine) -> RowMedia:
+    """Plans references from their headers; images need no plan to be decoded.
+
+    Raises:
+        MediaError: If one cannot be used. Names column, index and source.
+    """
+    items: list[MediaItem] = []
+    plans: list[MediaPlan | None] = []
+    for modality in MODALITIES:
+        some = [MediaItem(modality, reference) for reference in references.get(modality, ())]
+        if modality == "image":
+            items += some
+            plans += [None] * len(some)
+            continue
+        for item, own in zip(some, engine.media.plan(some), strict=True):
+            items += [item] * len(own)
+            plans += own
+    return RowMedia(items, plans)
+
+
+def order_by_text(
+    engine: Engine, ids: Sequence[int], modalities: Sequence[Modality], made: Sequence[Expansion]
+) -> list[int]:
+    """The order in which a tokenised row has its items, where nothing but the token ids tells.
+
+    Items of one modality are in order. Among those of several, whichever is found next in the text comes next.
+
+    Args:
+        engine: Knows the tokens.
+        ids: The row's token ids.
+        modalities: The modality of each item.
+        made: What each becomes in the text.
+
+    Returns:
+        Positions of the items. Their own order where the text has not all of them.
+    """
+    tokens = np.asarray(ids)
+    media = engine.is_media_token(tokens)
+    kept = tokens[~(media & np.concatenate([[False], media[1:] & (tokens[1:] == tokens[:-1])]))]
+    text = engine.tokenizer.decode(kept.tolist(), clean_up_tokenization_spaces=False)
+    queues = {
+        modality: [position for position, kind in enumerate(modalities) if kind == modality] for modality in MODALITIES
+    }
+    order: list[int] = []
+    last = 0
+    while len(order) < len(modalities):
+        nexts = [queue[0] for queue in queues.values() if queue]
+        found = {position: text.find(made[position].text, last) for position in nexts}
+        there = [position for position in nexts if found[position] >= 0]
+        if not there:
+            return list(range(len(modalities)))
+        position = min(there, key=lambda position: found[position])
+        queues[modalities[position]].pop(0)
+        order.append(position)
+        last = found[position] + len(made[position].text)
+    return order
+
+
+def split_rows(
+    images: Sequence[MediaReference],
+    videos: Sequence[MediaReference],
+    audios: Sequence[MediaReference],
+    lengths: Mapping[Modality, Sequence[int]],
+) -> list[dict[Modality, list[MediaReference]]]:
+    """Distributes flat lists of references over rows.
+
+    Raises:
+        CollateError: If the counts do not add up to the references.
+    """
+    supplies: dict[Modality, Sequence[MediaReference]] = {"image": images, "video": videos, "audio": audios}
+    num_rows = max((len(counts) for counts in lengths.values()), default=0)
+    rows: list[dict[Modality, list[MediaReference]]] = [{} for _ in range(num_rows)]
+    for modality, references in supplies.items():
+        counts = lengths[modality]
+        if sum(counts) != len(references):
+            raise CollateError(
+                f"{_LENGTHS[modality]} counts {sum(counts)} {modality}(s) in {len(counts)} row(s), got "
+                f"{len(references)}"
+            )
+        ends = np.cumsum([0, *counts]).tolist()
+        for row, (start, end) in zip(rows, pairwise(ends), strict=False):
+            row[modality] = list(references[start:end])
+    return rows
+
+
+def flat_references(
+    media: Sequence[RowMedia], sampling_rate: int
+) -> tuple[list[MediaReference], list[MediaReference], list[MediaReference], dict[Modality, list[int]]]:
+    """The images, videos and audio of a batch as `get_mm_inputs` takes them, with how many each row has of each."""
+    lists: dict[Modality, list[MediaReference]] = {modality: [] for modality in MODALITIES}
+    lengths: dict[Modality, list[int]] = {modality: [] for modality in MODALITIES}
+    for row in media:
+        items = [item for item, after in zip(row.items, [*row.items[1:], None], strict=True) if item is not after]
+        items += [MediaItem(blank.modality, _blank_reference(blank, sampling_rate)) for blank in row.blanks]
+        for modality in MODALITIES:
+            own = [item.reference for item in items if item.modality == modality]
+            lists[modality] += own
+            lengths[modality].append(len(own))
+    return lists["image"], lists["video"], lists["audio"], lengths
+
+
+def _blank_reference(blank: MediaInput, sampling_rate: int) -> MediaReference:
+    if blank.modality == "audio":
+        return {"array": blank.data, "sampling_rate": sampling_rate}
+    return list(blank.data) if blank.modality == "video" else blank.data
