@@ -1,0 +1,80 @@
+"""Decoding audio with torchcodec, which needs an FFmpeg of the system's."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+from typing import TYPE_CHECKING, BinaryIO
+
+import torch
+
+from mmdatasets.errors import MediaDecodeError, MissingExtraError
+from mmdatasets.media.audio_plan import sample_bounds
+from mmdatasets.media.audio_pyav import check_container
+from mmdatasets.media.waveform import to_mono
+from mmdatasets.types import AudioInfo
+
+if TYPE_CHECKING:
+    from mmdatasets.media.waveform import Waveform
+
+
+class TorchcodecReader:
+    """Reads with torchcodec, every channel as it is stored, at the stored rate.
+
+    Its own mixing down (`num_channels=1`) makes stereo a factor of 1.414 too loud, and its own resampling lets aliases
+    through at -22 dB, so neither is used. It has no count of samples but by decoding.
+
+    Raises:
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+
+    def __init__(self) -> None:
+        problem = _find_problem()
+        if problem:
+            error = MissingExtraError.for_package("torchcodec", "torchcodec", "audio_backend='torchcodec'")
+            error.message = f"{error.message}, and FFmpeg ({problem})"
+            raise error
+
+    def probe(self, file: BinaryIO, source: str) -> AudioInfo:
+        """Counts what `read` gives, by decoding."""
+        samples, rate = _decode(file, source)
+        return AudioInfo(rate, *samples.shape)
+
+    def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
+        """Decodes everything and cuts a range, all channels averaged: `(num_samples,)` and its sampling rate."""
+        samples, rate = _decode(file, source)
+        start, end = sample_bounds(rate, start_s, end_s)
+        return to_mono(samples[:, start:end].numpy()), rate
+
+
+def _decode(file: BinaryIO, source: str) -> tuple[torch.Tensor, int]:
+    from torchcodec.decoders import AudioDecoder
+
+    # FFmpeg would read what a playlist names, and torchcodec cannot keep it from that.
+    check_container(file, source)
+    file.seek(0)
+    try:
+        decoded = AudioDecoder(file).get_all_samples()
+    except Exception as error:  # a RuntimeError mostly, but what FFmpeg says comes in other types, too
+        raise MediaDecodeError(
+            f"torchcodec cannot decode it: {str(error).strip().splitlines()[0]}", source=source
+        ) from error
+    return decoded.data, decoded.sample_rate
+
+
+@functools.cache
+def _find_problem() -> str:
+    """Why torchcodec cannot be used, empty where it can. Its libraries are loaded at the first decoder only."""
+    if importlib.util.find_spec("torchcodec") is None:
+        return "torchcodec is not installed"
+    try:
+        from torchcodec.decoders import AudioDecoder
+
+        AudioDecoder(io.BytesIO(_SILENT_WAV))
+    except Exception as error:
+        return f"torchcodec is installed, but cannot be used: {str(error).strip().splitlines()[0]}"
+    return ""
+
+
+_SILENT_WAV = b"RIFF\x2c\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data\x08\0\0\0" + b"\0" * 8

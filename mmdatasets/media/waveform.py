@@ -1,0 +1,97 @@
+"""Mixing audio down and changing its sampling rate, and how many samples that gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from mmdatasets.errors import MediaLimitError, MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from mmdatasets.options import Resampler
+
+    Waveform: TypeAlias = npt.NDArray[np.float32]
+
+# torchaudio makes a filter for every phase of the ratio of the two rates: 4 bytes for each of these.
+_LARGEST_KERNEL = 2**26
+_TORCHAUDIO_WIDTH = 6  # the default `lowpass_filter_width` of `torchaudio.functional.resample`, and its `rolloff`
+_TORCHAUDIO_ROLLOFF = 0.99
+
+
+def to_mono(samples: Waveform) -> Waveform:
+    """Averages the channels of `(num_channels, num_samples)`."""
+    mono: Waveform = samples.mean(axis=0) if samples.shape[0] > 1 else samples[0]
+    return np.ascontiguousarray(mono)
+
+
+def resample(samples: Waveform, orig_rate: int, new_rate: int, resampler: Resampler) -> Waveform:
+    """Changes the sampling rate of mono audio.
+
+    `"soxr"` is `soxr.resample` in its high quality, padded with zeros or cut to the expected length, as
+    `librosa.resample(res_type="soxr_hq")` and `transformers.audio_utils.load_audio` do: what lies above the new
+    Nyquist frequency is 130 dB down. `"torchaudio"` is `torchaudio.functional.resample` with its defaults, which lets
+    aliases through (at -10 dB just above the Nyquist frequency); it is there for models that were trained on its
+    output.
+
+    Args:
+        samples: `(num_samples,)`.
+        orig_rate: Their sampling rate.
+        new_rate: The sampling rate wanted.
+        resampler: What computes it.
+
+    Returns:
+        `(resampled_length(num_samples, orig_rate, new_rate, resampler),)`; `samples` itself where the rates are equal.
+
+    Raises:
+        MissingExtraError: `resampler` is `"torchaudio"` and that is not installed.
+        MediaLimitError: The two rates have so small a common divisor that torchaudio would need gigabytes.
+    """
+    if orig_rate == new_rate:
+        return samples
+    if resampler == "torchaudio":
+        return _resample_with_torchaudio(samples, orig_rate, new_rate)
+    import soxr
+
+    resampled = soxr.resample(samples, orig_rate, new_rate, quality="soxr_hq")
+    length = resampled_length(len(samples), orig_rate, new_rate, resampler)
+    return np.pad(resampled, (0, max(0, length - len(resampled))))[:length]
+
+
+def resampled_length(num_samples: int, orig_rate: int, new_rate: int, resampler: Resampler) -> int:
+    """How many samples `resample` gives, from the number alone.
+
+    Both resamplers give `ceil(num_samples * new_rate / orig_rate)`, but torchaudio computes it in single precision,
+    which rounds lengths above 2**24 samples (17 minutes at 16 kHz).
+    """
+    if orig_rate == new_rate:
+        return num_samples
+    if resampler == "soxr":
+        return -(-num_samples * new_rate // orig_rate)
+    divisor = math.gcd(orig_rate, new_rate)
+    orig, new = orig_rate // divisor, new_rate // divisor
+    length = math.ceil(np.float32(new * num_samples / orig))
+    # Rounding up may ask for more than the convolution gives.
+    return min(length, (num_samples // orig + 1) * new)
+
+
+def _resample_with_torchaudio(samples: Waveform, orig_rate: int, new_rate: int) -> Waveform:
+    if importlib.util.find_spec("torchaudio") is None:
+        raise MissingExtraError.for_package("torchaudio", "torchaudio", "audio_resampler='torchaudio'")
+    divisor = math.gcd(orig_rate, new_rate)
+    orig, new = orig_rate // divisor, new_rate // divisor
+    width = math.ceil(_TORCHAUDIO_WIDTH * orig / (min(orig, new) * _TORCHAUDIO_ROLLOFF))
+    if new * (2 * width + orig) > _LARGEST_KERNEL:
+        raise MediaLimitError(
+            f"torchaudio would need {4 * new * (2 * width + orig) / 2**30:.1f} GiB for its filters from "
+            f"{orig_rate} Hz to {new_rate} Hz; use MediaOptions(audio_resampler='soxr')"
+        )
+    import torch
+    import torchaudio
+
+    resampled = torchaudio.functional.resample(torch.from_numpy(samples), orig_rate, new_rate)
+    return np.ascontiguousarray(resampled.numpy(), dtype=np.float32)
