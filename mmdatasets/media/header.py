@@ -26,7 +26,10 @@ _IMAGE_SIGNATURES = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
 }
+_PLAYLIST = "a playlist, which would make this host open other files; name the video itself"
 _OTHER_SIGNATURES = {
+    b"#extm3u": _PLAYLIST,
+    b"ffconcat": _PLAYLIST,
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
     b"%PDF": "a PDF document",
     b"PK\x03\x04": "a ZIP archive",
@@ -75,8 +78,8 @@ def open_image(file: BinaryIO, options: MediaOptions, source: str) -> ImageFile:
     return image
 
 
-def check_pixels(size: tuple[int, int], options: MediaOptions, source: str) -> None:
-    """Refuses an image of more pixels than the options allow.
+def check_pixels(size: tuple[int, int], options: MediaOptions, source: str, what: str = "image") -> None:
+    """Refuses an image, or a frame of a video, of more pixels than the options allow.
 
     Raises:
         MediaLimitError: Naming the size and the limit.
@@ -84,8 +87,8 @@ def check_pixels(size: tuple[int, int], options: MediaOptions, source: str) -> N
     width, height = size
     if width * height > options.image_pixel_limit:
         raise MediaLimitError(
-            f"the image is {width}x{height} = {width * height:,} pixels, more than MediaOptions.image_pixel_limit = "
-            f"{options.image_pixel_limit:,}; raise the limit or leave the image out",
+            f"the {what} is {width}x{height} = {width * height:,} pixels, more than MediaOptions.image_pixel_limit = "
+            f"{options.image_pixel_limit:,}; raise the limit or leave it out",
             source=source,
         )
 

@@ -1,0 +1,194 @@
+"""Opening video files with PyAV, so that FFmpeg reads nothing but the file that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
+
+import av
+import av.error
+import av.stream
+
+from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError
+from mmdatasets.media.header import check_pixels, describe_content
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.stream import VideoStream
+
+    from mmdatasets.options import MediaOptions
+
+# FFmpeg's names of the demuxers that may parse a file. Those that open further files or addresses (playlists, lists of
+# files, devices) are not among them, nor are still images. Audio formats are, to say that they have no video track.
+CONTAINER_FORMATS = (
+    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "ivf"),
+    *("gif", "apng", "rm", "wtv", "dv", "yuv4mpegpipe", "mpegvideo", "m4v", "h264", "hevc", "vvc", "obu", "av1"),
+    *("mp3", "wav", "w64", "flac", "aac", "aiff", "caf", "amr", "ac3", "eac3", "dts"),
+)
+_NO_PROTOCOL = "none"
+_NOT_MOVING = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVideo:
+    """A container that is open, and its video track.
+
+    Attributes:
+        container: The demuxer.
+        stream: The track that FFmpeg deems the best one.
+        has_audio: Whether there is a sound track.
+        source: Description for errors.
+        max_pixels: No frame with more pixels is decoded.
+    """
+
+    container: InputContainer
+    stream: VideoStream
+    has_audio: bool
+    source: str
+    max_pixels: int
+
+    @property
+    def decoder(self) -> VideoCodecContext:
+        """The track's decoder."""
+        return self.stream.codec_context
+
+
+@contextmanager
+def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: int = 1) -> Iterator[OpenVideo]:
+    """Opens a video file; closes the container, not the file.
+
+    Args:
+        file: Binary file, seekable; read from its first byte.
+        options: `image_pixel_limit` is used.
+        source: Description for errors.
+        threads: How many threads decode.
+
+    Yields:
+        The open container.
+
+    Raises:
+        MediaDecodeError: The file is no video, is damaged, or has no video track.
+        MediaLimitError: The header announces frames of more pixels than the limit.
+    """
+    file.seek(0)
+    limit = {"max_pixels": str(options.image_pixel_limit)}
+    try:
+        container = av.open(
+            _Reader(file),
+            mode="r",
+            options=limit,
+            container_options={
+                "format_whitelist": ",".join(CONTAINER_FORMATS),
+                "protocol_whitelist": _NO_PROTOCOL,
+            },
+            metadata_errors="replace",
+            io_open=_refuse_to_open,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # FFmpeg's errors, and those of the file's own client
+        raise _not_readable(file, error, source) from error
+    with container:
+        stream = _video_track(container, source)
+        decoder = stream.codec_context
+        check_pixels((decoder.width, decoder.height), options, source, what="frame")
+        decoder.options = limit
+        decoder.thread_count = threads
+        decoder.thread_type = "AUTO"
+        yield OpenVideo(container, stream, bool(container.streams.audio), source, options.image_pixel_limit)
+
+
+def damaged(error: Exception, what: str, source: str) -> MediaError:
+    """The error to raise for one that FFmpeg or the file raised while a video was read or decoded."""
+    if isinstance(error, MediaError):
+        return error
+    return MediaDecodeError(f"{what}: the file is damaged or cut off ({_reason(error)})", source=source)
+
+
+def check_frame_size(video: OpenVideo, width: int, height: int) -> None:
+    """Refuses a decoded frame of more pixels than the options allow.
+
+    Raises:
+        MediaLimitError: Naming the size and the limit.
+    """
+    if width * height > video.max_pixels:
+        raise MediaLimitError(
+            f"a frame is {width}x{height} pixels, more than MediaOptions.image_pixel_limit = {video.max_pixels:,}",
+            source=video.source,
+        )
+
+
+class _Reader:
+    """What PyAV needs of a file. It has no name, which FFmpeg would take as a hint of the format."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        # PyAV copies whatever comes into a buffer of `size` bytes.
+        data = self._file.read(size)
+        if data is None or len(data) > size:
+            raise OSError(f"the file object gave {None if data is None else len(data)} bytes when asked for {size}")
+        return data if isinstance(data, bytes) else bytes(data)
+
+
+def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise MediaDecodeError("a video file that refers to other files is refused")
+
+
+def _video_track(container: InputContainer, source: str) -> VideoStream:
+    best = cast("VideoStream | None", container.streams.best("video"))
+    if best is not None and best.disposition & _NOT_MOVING:
+        best = next((stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING), None)
+    if best is None:
+        raise MediaDecodeError(_without_video(container), source=source)
+    if best.codec_context is None:
+        raise MediaDecodeError("FFmpeg has no decoder for the video track", source=source)
+    if best.codec_context.width < 1 or best.codec_context.height < 1:
+        raise MediaDecodeError(
+            f"the video track ({best.codec_context.name}) says no frame size: it is empty, damaged or cut off",
+            source=source,
+        )
+    for stream in container.streams:
+        if stream.index != best.index:
+            stream.discard = av.stream.Discard.all  # not even read from the file, where its format allows that
+    return best
+
+
+def _without_video(container: InputContainer) -> str:
+    if container.streams.video:
+        return "no video track: there is a cover picture only; as a video it cannot be used, as audio it can"
+    if container.streams.audio:
+        return "no video track: the file has sound only; use it as audio"
+    return f"no video track: the file ({container.format.long_name}) is empty, damaged or cut off"
+
+
+def _not_readable(file: BinaryIO, error: Exception, source: str) -> MediaError:
+    if isinstance(error, MediaError):
+        return error.at(source=source)
+    return MediaDecodeError(f"not a readable video: found {_describe_content(file)} ({_reason(error)})", source=source)
+
+
+def _describe_content(file: BinaryIO) -> str:
+    """Says in words what a file that is no readable video seems to be."""
+    try:
+        file.seek(0)
+        prefix = file.read(12)
+    except Exception:  # a connection may have broken
+        return "data that cannot be read"
+    if prefix[4:8] == b"ftyp":
+        brand = prefix[8:12].decode("ascii", "replace")
+        return f"an ISO media file of brand {brand!r} without its index, as a download that broke off leaves it"
+    if prefix.startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")) or prefix[8:12] == b"WEBP":
+        return "a still image; use it as an image, or as a video of one frame by giving a list: [image]"
+    return describe_content(file)
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
+    return text or type(error).__name__

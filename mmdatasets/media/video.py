@@ -1,0 +1,90 @@
+"""Videos: what they are, from their packets, and the frames of a plan, decoded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmdatasets.media.clip import is_frame_list, split_clip
+from mmdatasets.media.source import describe_source, open_source
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmdatasets.options import MediaOptions
+    from mmdatasets.types import FramePlan, VideoInfo
+
+
+def probe_video(reference: object, options: MediaOptions) -> VideoInfo:
+    """Finds out what `decode_frames` can give: size, number and times of the frames.
+
+    Headers are wrong or silent in Matroska, WebM, MPEG-TS, AVI, in fragmented files and in those with edit lists.
+    Therefore all packets are read, which tells without decoding; only the first frame is decoded, which says how the
+    video must be turned. Where packets do not tell (frames stored out of order without times, as in AVI; a beginning
+    or an end that is cut off), the whole video is decoded and counted.
+
+    Args:
+        reference: A media reference of any form; see `mmdatasets.types.VideoReference`. Of a clip (`"start"`, `"end"`)
+            the whole video is meant; see `mmdatasets.media.clip.split_clip`.
+        options: `image_pixel_limit`, `media_root` and `allow_http` are used.
+
+    Returns:
+        What a full decode finds. The sample aspect ratio is ignored. Of several video tracks, FFmpeg's best one.
+
+    Raises:
+        MediaNotFoundError: The path or URL cannot be opened.
+        MediaReferenceError: The value is no video reference.
+        MediaDecodeError: The file is no video, is damaged, has no video track or no frame; the frames of a list differ
+            in size.
+        MediaLimitError: The header announces frames of more pixels than `image_pixel_limit`.
+    """
+    clip = split_clip(reference)
+    source = describe_video(clip.reference)
+    if is_frame_list(clip.reference):
+        from mmdatasets.media.frame_list import probe_frames
+
+        return probe_frames(clip.reference, clip.fps, options, source)
+    from mmdatasets.media.video_pyav import probe_file
+
+    with open_source(clip.reference, options) as file:
+        return probe_file(file, options, source)
+
+
+def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> torch.Tensor:
+    """Decodes the planned frames of a video.
+
+    Each frame is known by the time at which it is shown. A frame that does not come out at its time is looked for by
+    decoding the whole video; where that disagrees with the plan, too, there is an error, never another frame.
+
+    Args:
+        reference: A media reference of any form; see `mmdatasets.types.VideoReference`.
+        plan: The frames to decode: indices of the whole video, also where the reference is a clip of it.
+        options: `video_backend`, `image_pixel_limit`, `media_root` and `allow_http` are used.
+
+    Returns:
+        `uint8` tensor `(num_frames, 3, height, width)`, RGB, upright, in the order of the plan. The channels are
+        stored last, as decoders give them and as resizing is fastest: not contiguous.
+
+    Raises:
+        MediaNotFoundError: The path or URL cannot be opened.
+        MediaReferenceError: The value is no video reference.
+        MediaDecodeError: The file is no video, is damaged, or is another one than the plan was made for; the frames
+            differ in size.
+        MediaLimitError: Frames have more pixels than `image_pixel_limit`.
+        MissingExtraError: `video_backend` is one that is not installed.
+    """
+    clip = split_clip(reference)
+    source = describe_video(clip.reference)
+    if is_frame_list(clip.reference):
+        from mmdatasets.media.frame_list import decode_frame_list
+
+        return decode_frame_list(clip.reference, plan, clip.fps, options, source)
+    from mmdatasets.media.video_pyav import decode_file
+
+    with open_source(clip.reference, options) as file:
+        return decode_file(file, plan, options, source)
+
+
+def describe_video(reference: object) -> str:
+    """Says in a few words what a video reference refers to, for error messages."""
+    reference = split_clip(reference).reference
+    return f"list of {len(reference)} frames" if is_frame_list(reference) else describe_source(reference)
