@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.options import MediaOptions
@@ -101,7 +102,7 @@ def _duration(info: VideoInfo, clip: Clip, first: int, last: int) -> float | Non
     return end - (clip.start_s or 0.0)
 
 
-def _explicit(indices: Sequence[int], info: VideoInfo) -> np.ndarray:
+def _explicit(indices: Sequence[int], info: VideoInfo) -> npt.NDArray[np.int64]:
     wrong = [index for index in indices if not 0 <= index < info.num_frames]
     if wrong or not indices:
         raise MediaDecodeError(
@@ -117,7 +118,7 @@ def _by_policy(
     duration: float | None,
     options: MediaOptions,
     by_processor: ProcessorSampler,
-) -> np.ndarray:
+) -> npt.NDArray[np.int64]:
     """Positions in the wanted part, before the bounds on their number."""
     count = last - first
     match options.video_sampling:
@@ -136,7 +137,7 @@ def _by_policy(
             return _within(np.asarray(indices, dtype=np.int64), count)
 
 
-def _by_rate(info: VideoInfo, first: int, last: int, duration: float | None, fps: float) -> np.ndarray:
+def _by_rate(info: VideoInfo, first: int, last: int, duration: float | None, fps: float) -> npt.NDArray[np.int64]:
     """The frames that are on display every `1 / fps` seconds, from the first one on."""
     if info.timestamps_s is None or duration is None:
         raise MediaError("video_sampling='fps' needs the rate of the frames: give 'fps', or sample otherwise")
@@ -146,11 +147,11 @@ def _by_rate(info: VideoInfo, first: int, last: int, duration: float | None, fps
     return _within(found, last - first)
 
 
-def _within(positions: np.ndarray, count: int) -> np.ndarray:
+def _within(positions: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     return np.minimum(np.maximum(positions, 0), count - 1, dtype=np.int64)
 
 
-def _bounded(positions: np.ndarray, count: int, options: MediaOptions) -> np.ndarray:
+def _bounded(positions: npt.NDArray[np.int64], count: int, options: MediaOptions) -> npt.NDArray[np.int64]:
     """Brings the number of frames within the options' bounds, as far as there are frames."""
     if options.video_max_frames is not None and len(positions) > options.video_max_frames:
         return positions[spread(len(positions), options.video_max_frames)]
@@ -158,11 +159,11 @@ def _bounded(positions: np.ndarray, count: int, options: MediaOptions) -> np.nda
     return spread(count, lowest) if len(positions) < lowest else positions
 
 
-def spread(count: int, wanted: int) -> np.ndarray:
+def spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
     """`wanted` positions spread evenly over `count`, the first and the last among them; all where there are fewer."""
     if wanted >= count:
         return np.arange(count)
     if wanted == 1:
         return np.array([0])
-    positions: np.ndarray = np.linspace(0, count - 1, wanted).round().astype(np.int64)
+    positions: npt.NDArray[np.int64] = np.linspace(0, count - 1, wanted).round().astype(np.int64)
     return positions

@@ -27,9 +27,9 @@ from mmdatasets.features import (
     media_columns,
     tokenised_features,
 )
-from mmdatasets.media.audio import audio_to_stored
+from mmdatasets.media.audio_store import audio_to_stored
 from mmdatasets.media.source import resolve_stored, to_stored
-from mmdatasets.media.stored_video import video_to_stored
+from mmdatasets.media.video_store import video_to_stored
 
 if TYPE_CHECKING:
     from mmdatasets.transforms.tokenise import TokenisedRow
