@@ -284,7 +284,7 @@ class ProcessorRunner:
 
         Returns:
             The processor's outputs (`pixel_values`, `image_grid_thw`, ...) for all items together, each modality in
-            the order of the text, and what each item becomes in the text.
+            the order of the text, with those that only the processor needs; and what each item becomes in the text.
 
         Raises:
             MediaProcessorError: If the processor refuses an item.
@@ -320,12 +320,14 @@ class ProcessorRunner:
             outputs |= found
             texts["video"] = iter(replacements)
         outputs |= audio
-        return self._for_the_model(outputs), [next(texts[item.modality]) for item in flat]
+        return outputs, [next(texts[item.modality]) for item in flat]
 
-    def _for_the_model(self, outputs: Outputs) -> Outputs:
-        # What only the processor itself needs is left out, as its own call leaves it out.
+    def for_the_model(self, outputs: Outputs) -> Outputs:
+        """Leaves out what only the processor itself needs, as its own call does."""
         unused = {*self.processor.unused_input_names, "video_metadata"}
-        return {name: value for name, value in outputs.items() if name not in unused}
+        # Some inputs are named after the one that is listed (Video-LLaVA: pixel_values_images).
+        names = tuple(self.processor.model_input_names)
+        return {key: value for key, value in outputs.items() if key.startswith(names) and key not in unused}
 
     def _run_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[Outputs, list[str]]:
         # As the processor's own call does it with the images of a batch of conversations.

@@ -118,7 +118,8 @@ class FamilyHooks:
         Returns:
             What the model takes, by name, and what each image becomes in the text.
         """
-        return engine.runner.process([[image_input(image) for image in row] for row in images])
+        outputs, expansions = engine.runner.process([[image_input(image) for image in row] for row in images])
+        return engine.runner.for_the_model(outputs), expansions
 
     def process_media(
         self, engine: Engine, rows: Sequence[Sequence[MediaInput]]
@@ -134,4 +135,5 @@ class FamilyHooks:
         """
         if all(item.modality == "image" for row in rows for item in row):
             return self.process_images(engine, [[item.data for item in row] for row in rows])  # type: ignore[misc]
-        return engine.runner.process(rows)
+        outputs, expansions = engine.runner.process(rows)
+        return engine.runner.for_the_model(outputs), expansions

@@ -14,7 +14,7 @@ from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
 from mmdatasets.errors import MediaError, TemplateError
 from mmdatasets.options import MediaOptions
-from mmdatasets.planning.dry_run import ProcessorRunner
+from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
 from mmdatasets.planning.inputs import blank_input
 from mmdatasets.transforms.media import MediaReader
 from mmdatasets.types import AudioShape, FramePlan, ImageInfo, MediaInput, MediaShape, Modality, VideoShape
@@ -56,7 +56,7 @@ class Engine:
         image_tokens = plugin.image_tokens(processor) if hasattr(processor, "image_processor") else None
         self.runner = ProcessorRunner(
             processor,
-            plugin.processor_kwargs(processor, options),
+            _overrides(plugin, processor, options),
             image_tokens,
             frames_are_independent=plugin.frames_are_independent,
         )
@@ -181,3 +181,13 @@ class Engine:
         counts = np.ones(len(ids), dtype=np.int64)
         counts[is_media] = runs
         return counts
+
+
+def _overrides(
+    plugin: BasePlugin, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
+) -> dict[Modality, ProcessorKwargs]:
+    """The settings that options replace: those of the family, and the rate of frames."""
+    overrides = dict(plugin.processor_kwargs(processor, options))
+    if options.video_fps is not None and hasattr(processor, "video_processor"):
+        overrides["video"] = {"fps": options.video_fps, **overrides.get("video", {})}
+    return overrides
