@@ -17,8 +17,10 @@ RETURN_METADATA = ("cosmos3_edge", "muse_glimmer", "muse_spark")
 
 # It takes one list of images for all rows, where others take one for each row.
 FLAT_IMAGES = ("got_ocr2",)
-# Perception LM cannot put images of different numbers of tiles together, some speech models take one clip a row.
+# Molmo2 takes one video a row, Perception LM cannot put images of different numbers of tiles together, some speech
+# models take one clip a row.
 ONE_A_ROW = (
+    ("molmo2", "video"),
     ("perception_lm", "image"),
     ("audioflamingo3", "audio"),
     ("glmasr", "audio"),

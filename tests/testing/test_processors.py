@@ -28,8 +28,8 @@ PUBLISHED_COUNTS = {
 # Where the token that marks an item in the prompt is not the one that is repeated.
 REPEATED_TOKENS = {"gemma3": "<image_soft_token>", "llama4": "<|patch|>", "ovis2": "<IMG_ATOM>"}
 
-# Its class takes the template, and its loading does not hand it over.
-LOSES_ITS_TEMPLATE = ("phi4_multimodal",)
+# What loads them does not hand the template over.
+LOSES_ITS_TEMPLATE = ("chameleon", "phi4_multimodal")
 
 # The first does not resize a video to whole patches, the second cannot read metadata given as mappings.
 OWN_CALL_FAILS = {

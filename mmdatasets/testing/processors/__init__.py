@@ -7,7 +7,18 @@ small. A further family is one decorated function in one of the modules imported
 
 from __future__ import annotations
 
-from mmdatasets.testing.processors import further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio
+from mmdatasets.testing.processors import (
+    altering,
+    further,
+    gemma,
+    llama,
+    llava,
+    mistral,
+    more,
+    others,
+    qwen,
+    qwen_audio,
+)
 from mmdatasets.testing.processors.registry import (
     ProcessorBuilder,
     ProcessorSpec,
@@ -27,4 +38,4 @@ __all__ = [
 ]
 
 # Importing these registers their families.
-_MODULES = (further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio)
+_MODULES = (altering, further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio)
