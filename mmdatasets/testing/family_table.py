@@ -41,8 +41,7 @@ _COLUMNS = (
 
 def applicable(subject: Subject) -> list[Scenario]:
     """The scenarios that a subject's processor has the modalities for."""
-    takes_images = "image" in subject.plugin.engine.runner.placeholders
-    return [scenario for scenario in SCENARIOS if takes_images or not scenario.has_images]
+    return [scenario for scenario in SCENARIOS if subject.takes("image") or not scenario.has_images]
 
 
 def family_table(cell_of: Callable[[Subject, Scenario], Cell]) -> str:
