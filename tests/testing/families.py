@@ -6,7 +6,7 @@ import torch
 from mmdatasets.testing import make_image
 
 SAMPLING_RATE = 16000
-OTHER_RATES = {"muse_spark": 24000}
+OTHER_RATES = {"muse_spark": 24000, "vibevoice_asr": 24000}
 FRAMES = 4
 
 # Their processors take no metadata: they neither sample frames nor write times.
@@ -23,6 +23,7 @@ ONE_A_ROW = (
     ("molmo2", "video"),
     ("perception_lm", "image"),
     ("audioflamingo3", "audio"),
+    ("fun_asr_nano", "audio"),
     ("glmasr", "audio"),
     ("musicflamingo", "audio"),
     ("qwen3_asr", "audio"),

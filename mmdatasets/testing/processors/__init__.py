@@ -18,6 +18,7 @@ from mmdatasets.testing.processors import (
     others,
     qwen,
     qwen_audio,
+    speech,
 )
 from mmdatasets.testing.processors.registry import (
     ProcessorBuilder,
@@ -25,6 +26,7 @@ from mmdatasets.testing.processors.registry import (
     build_processor,
     get_spec,
     list_processors,
+    missing_packages,
     read_chat_template,
 )
 
@@ -34,8 +36,9 @@ __all__ = [
     "build_processor",
     "get_spec",
     "list_processors",
+    "missing_packages",
     "read_chat_template",
 ]
 
 # Importing these registers their families.
-_MODULES = (altering, further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio)
+_MODULES = (altering, further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio, speech)

@@ -207,9 +207,7 @@ NOT_TRIED: Mapping[str, str] = {
     "dia": "generates speech: audio stands in the text as codes",
     "embedding_gemma2": "an embedding model's processor; Gemma 4's, of which it is made, is tried",
     "florence2": "its call puts the image token before a task's prompt itself, and refuses a conversation's own",
-    "fun_asr_nano": "its feature extractor needs torchaudio",
     "fuyu": "its call puts the image token before the text itself, and refuses a conversation's own",
-    "granite_speech": "its feature extractor needs torchaudio",
     "higgs_audio_v2": "generates speech: audio stands in the text as codes",
     "idefics": "its call takes prompts as lists of texts and images, and has no placeholder in the text",
     "instructblip": "its call writes image tokens before the text itself, where no placeholder stands",
@@ -221,9 +219,8 @@ NOT_TRIED: Mapping[str, str] = {
     "pocket_tts": "generates speech: audio stands in the text as codes",
     "shieldgemma2": "classifies an image against policies: its chat template takes those and no answer",
     "vibevoice": "generates speech from voices",
-    "vibevoice_asr": "its feature extractor works with an acoustic tokenizer, whose settings no class default gives",
-    "voxtral": "needs Mistral's own tokenizer (mistral-common)",
-    "voxtral_realtime": "needs Mistral's own tokenizer (mistral-common)",
+    "voxtral": "its tokenizer, of mistral-common, gives no characters for its tokens, and its call takes no answer",
+    "voxtral_realtime": "transcribes: its call takes audio alone and writes the tokens itself",
 }
 """Folder of transformers' models -> why its processor is not among the families here."""
 

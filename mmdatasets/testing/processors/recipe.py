@@ -36,7 +36,9 @@ class Recipe:
         part_settings: Argument -> arguments of the part.
         bos: The tokenizer's beginning of a text.
         wrapped: Whether the template puts the tokenizer's image start and end tokens around an image.
+        heard: What the template writes for audio, as a Jinja expression.
         plugin: The plugin that is made for it.
+        packages: Packages that its parts need, which are not among this package's own.
     """
 
     checkpoint: str
@@ -48,7 +50,9 @@ class Recipe:
     part_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     bos: str | None = None
     wrapped: bool = False
+    heard: str = "audio_token"
     plugin: str = "generic"
+    packages: tuple[str, ...] = ()
 
 
 def image(name: str) -> dict[str, str]:
@@ -71,6 +75,7 @@ def register_recipes(recipes: Mapping[str, Recipe]) -> None:
             modalities=tuple(kind for kind in MODALITIES if kind in modalities),
             plugin=recipe.plugin,
             has_model=False,
+            packages=recipe.packages,
         )(partial(_build, recipe))
 
 
@@ -87,7 +92,7 @@ def _build(recipe: Recipe) -> ProcessorMixin:
         for argument, name in recipe.parts.items()
     }
     processor: ProcessorMixin = getattr(transformers, recipe.kind)(tokenizer=tokenizer, **parts, **recipe.settings)
-    template = read_chat_template("chatml")
+    template = read_chat_template("chatml").replace("audio_token -", f"{recipe.heard} -")
     if recipe.wrapped:
         template = template.replace("image_token", "image_start_token ~ image_token ~ image_end_token")
     # Not every class takes it as an argument.
