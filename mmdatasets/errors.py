@@ -111,6 +111,21 @@ class CollateError(MMDatasetsError, ValueError):
     """Rows cannot be made into a batch."""
 
 
+class ProcessorMismatchError(MMDatasetsError, ValueError):
+    """The generic plugin would not give what the processor's own call gives. It is about no row: none is added."""
+
+    def at(
+        self,
+        *,
+        row: int | str | None = None,
+        column: str | None = None,
+        index: int | None = None,
+        source: str | None = None,
+    ) -> Self:
+        """Returns the error as it is."""
+        return self
+
+
 class UnknownPluginError(MMDatasetsError, KeyError):
     """No plugin is registered under a name."""
 

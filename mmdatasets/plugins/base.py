@@ -288,7 +288,11 @@ class BasePlugin(FamilyHooks):
             raise MMDatasetsError(
                 "this needs a processor: pass one to the stage, or get_mm_plugin(..., processor=processor)"
             )
-        return Engine(self, self.processor, self.options)
+        return self.make_engine(self.processor, self.options)
+
+    def make_engine(self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions) -> Engine:
+        """What the plugin computes with for a processor and options. A family may check it here."""
+        return Engine(self, processor, options)
 
     def delimiter_ids(self, modality: Modality) -> tuple[int, int]:
         """Ids of the tokens around an item's expansion, -1 for none."""
@@ -308,7 +312,7 @@ class BasePlugin(FamilyHooks):
         # The stages are called row by row with the same processor: its engine is kept beside the fields.
         kept: Engine | None = self.__dict__.get("_other_engine")
         if kept is None or kept.runner.processor is not processor or kept.options != options:
-            kept = self.__dict__["_other_engine"] = Engine(self, processor, options)
+            kept = self.__dict__["_other_engine"] = self.make_engine(processor, options)
         return kept
 
     @cached_property

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from mmdatasets.plugins.registry import auto_plugin
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
-from mmdatasets.testing.processors import get_spec
+from mmdatasets.testing.processors import get_spec, missing_packages
 from mmdatasets.testing.processors.more import NOT_TRIED
 from mmdatasets.testing.standins import build_standin, list_standins
 from mmdatasets.testing.subjects import generic_subjects, named_subjects
@@ -41,8 +41,7 @@ _COLUMNS = (
 
 def applicable(subject: Subject) -> list[Scenario]:
     """The scenarios that a subject's processor has the modalities for."""
-    takes_images = "image" in subject.plugin.engine.runner.placeholders
-    return [scenario for scenario in SCENARIOS if takes_images or not scenario.has_images]
+    return [scenario for scenario in SCENARIOS if subject.takes("image") or not scenario.has_images]
 
 
 def family_table(cell_of: Callable[[Subject, Scenario], Cell]) -> str:
@@ -59,7 +58,8 @@ def family_table(cell_of: Callable[[Subject, Scenario], Cell]) -> str:
     page += ["\n## Through the generic plugin, with no code about them\n\n", _COLUMNS]
     page += [_row(subject, cell_of) for subject in generic_subjects()]
     page += ["\n## Not tried\n\n", _NOT_TRIED_HEAD]
-    page += [f"| {folder} | {reason} |\n" for folder, reason in sorted(NOT_TRIED.items())]
+    missing: dict[str, str] = {name: f"needs {', '.join(packages)}" for name, packages in missing_packages().items()}
+    page += [f"| {folder} | {reason} |\n" for folder, reason in sorted({**NOT_TRIED, **missing}.items())]
     return "".join(page)
 
 

@@ -6,7 +6,7 @@ import torch
 from mmdatasets.testing import make_image
 
 SAMPLING_RATE = 16000
-OTHER_RATES = {"muse_spark": 24000}
+OTHER_RATES = {"muse_spark": 24000, "vibevoice_asr": 24000}
 FRAMES = 4
 
 # Their processors take no metadata: they neither sample frames nor write times.
@@ -17,10 +17,13 @@ RETURN_METADATA = ("cosmos3_edge", "muse_glimmer", "muse_spark")
 
 # It takes one list of images for all rows, where others take one for each row.
 FLAT_IMAGES = ("got_ocr2",)
-# Perception LM cannot put images of different numbers of tiles together, some speech models take one clip a row.
+# Molmo2 takes one video a row, Perception LM cannot put images of different numbers of tiles together, some speech
+# models take one clip a row.
 ONE_A_ROW = (
+    ("molmo2", "video"),
     ("perception_lm", "image"),
     ("audioflamingo3", "audio"),
+    ("fun_asr_nano", "audio"),
     ("glmasr", "audio"),
     ("musicflamingo", "audio"),
     ("qwen3_asr", "audio"),

@@ -267,6 +267,9 @@ RENDERED = {
     "<|vision_start|><|image_pad|><|vision_end|>"
     "<|vision_start|><|video_pad|><|vision_end|><|audio_start|><|audio_pad|><|audio_end|>What?<|im_end|>\n"
     "<|im_start|>assistant\nA dog.<|im_end|>\n",
+    "vibevoice_asr": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    "<|object_ref_start|><|box_start|><|object_ref_end|>\nThis is a <|AUDIO_DURATION|> seconds audio.What?<|im_end|>\n"
+    "<|im_start|>assistant\nA dog.<|im_end|>\n",
     "video_llava": "Be brief. USER: <image>\n<video>\nWhat? ASSISTANT: A dog. ",
 }
 

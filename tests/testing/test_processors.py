@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoProcessor
 
 from mmdatasets.testing import build_processor, get_spec, list_processors
+from mmdatasets.testing.processors import missing_packages, registry
 from mmdatasets.types import MODALITIES
 from tests.testing.families import ONE_A_ROW, encode, make_media
 
@@ -28,8 +31,8 @@ PUBLISHED_COUNTS = {
 # Where the token that marks an item in the prompt is not the one that is repeated.
 REPEATED_TOKENS = {"gemma3": "<image_soft_token>", "llama4": "<|patch|>", "ovis2": "<IMG_ATOM>"}
 
-# Its class takes the template, and its loading does not hand it over.
-LOSES_ITS_TEMPLATE = ("phi4_multimodal",)
+# What loads them does not hand the template over.
+LOSES_ITS_TEMPLATE = ("chameleon", "phi4_multimodal")
 
 # The first does not resize a video to whole patches, the second cannot read metadata given as mappings.
 OWN_CALL_FAILS = {
@@ -57,6 +60,14 @@ def test_an_unknown_name_lists_the_known_ones():
     for function in (build_processor, get_spec):
         with pytest.raises(KeyError, match=r"qwen9_vl.*qwen2_vl"):
             function("qwen9_vl")
+
+
+def test_a_family_without_its_packages_is_left_out(monkeypatch):
+    spec, build = registry._FAMILIES["llava"]
+    monkeypatch.setitem(registry._FAMILIES, "llava", (replace(spec, packages=("torch", "no_such_package")), build))
+    assert "llava" not in list_processors()
+    assert missing_packages()["llava"] == ["no_such_package"]
+    assert get_spec("llava").packages == ("torch", "no_such_package")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,7 +126,7 @@ def test_plain_added_tokens_are_those_of_the_generation(name, present, absent):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_call_builds_another_processor(name):
     changed = build_processor(name)
-    part = changed.image_processor if "image" in get_spec(name).modalities else changed.feature_extractor
+    part = changed.image_processor if "image" in get_spec(name).modalities else getattr(changed, listener(changed))
     before = part.to_dict()
     changed.tokenizer.add_tokens(["<new>"])
     for value in vars(part).values():
@@ -125,7 +136,7 @@ def test_each_call_builds_another_processor(name):
             value.append(None)
 
     fresh = build_processor(name)
-    part = fresh.image_processor if "image" in get_spec(name).modalities else fresh.feature_extractor
+    part = fresh.image_processor if "image" in get_spec(name).modalities else getattr(fresh, listener(fresh))
     assert part.to_dict() == before
     assert "<new>" not in fresh.tokenizer.get_vocab()
 

@@ -7,13 +7,26 @@ small. A further family is one decorated function in one of the modules imported
 
 from __future__ import annotations
 
-from mmdatasets.testing.processors import further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio
+from mmdatasets.testing.processors import (
+    altering,
+    further,
+    gemma,
+    llama,
+    llava,
+    mistral,
+    more,
+    others,
+    qwen,
+    qwen_audio,
+    speech,
+)
 from mmdatasets.testing.processors.registry import (
     ProcessorBuilder,
     ProcessorSpec,
     build_processor,
     get_spec,
     list_processors,
+    missing_packages,
     read_chat_template,
 )
 
@@ -23,8 +36,9 @@ __all__ = [
     "build_processor",
     "get_spec",
     "list_processors",
+    "missing_packages",
     "read_chat_template",
 ]
 
 # Importing these registers their families.
-_MODULES = (further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio)
+_MODULES = (altering, further, gemma, llama, llava, mistral, more, others, qwen, qwen_audio, speech)

@@ -1,85 +1,14 @@
 """Still more families without a plugin of their own, at their classes' default settings and on ChatML.
 
-A family is one `_Recipe`. They show what the generic plugin makes of a processor that nobody looked at.
+A family is one `Recipe`. They show what the generic plugin makes of a processor that nobody looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
-from functools import partial
 
-import transformers
-from transformers import ProcessorMixin
-
-from mmdatasets.testing.processors.registry import family, normalisation, read_chat_template
-from mmdatasets.testing.tokenizer import build_tokenizer
-from mmdatasets.types import MODALITIES, Modality
-
-_PARTS: Mapping[str, Modality] = {
-    "image_processor": "image",
-    "video_processor": "video",
-    "feature_extractor": "audio",
-    "audio_processor": "audio",
-}
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How to build a processor.
-
-    Attributes:
-        checkpoint: The checkpoint that transformers' documentation of the class names.
-        kind: The processor's class.
-        parts: Argument -> class of the processor's parts, besides the tokenizer.
-        named: Attribute of the tokenizer -> token.
-        tokens: Further special tokens.
-        settings: Further arguments of the processor.
-        part_settings: Argument -> arguments of the part.
-        bos: The tokenizer's beginning of a text.
-        wrapped: Whether the template puts the tokenizer's image start and end tokens around an image.
-    """
-
-    checkpoint: str
-    kind: str
-    parts: Mapping[str, str]
-    named: Mapping[str, str] = field(default_factory=dict)
-    tokens: tuple[str, ...] = ()
-    settings: Mapping[str, object] = field(default_factory=dict)
-    part_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    bos: str | None = None
-    wrapped: bool = False
-
-
-def _build(recipe: _Recipe) -> ProcessorMixin:
-    tokenizer = build_tokenizer(
-        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *recipe.tokens],
-        named_tokens=recipe.named,
-        bos_token=recipe.bos,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
-    parts = {
-        argument: getattr(transformers, name)(**deepcopy(dict(recipe.part_settings.get(argument, {}))))
-        for argument, name in recipe.parts.items()
-    }
-    processor: ProcessorMixin = getattr(transformers, recipe.kind)(tokenizer=tokenizer, **parts, **recipe.settings)
-    template = read_chat_template("chatml")
-    if recipe.wrapped:
-        template = template.replace("image_token", "image_start_token ~ image_token ~ image_end_token")
-    # Not every class takes it as an argument.
-    processor.chat_template = template
-    return processor
-
-
-def _image(name: str) -> dict[str, str]:
-    return {"image_processor": f"{name}ImageProcessor"}
-
-
-def _both(name: str, video: str | None = None) -> dict[str, str]:
-    return {"image_processor": f"{name}ImageProcessor", "video_processor": f"{video or name}VideoProcessor"}
-
+from mmdatasets.testing.processors.recipe import Recipe, both, image, register_recipes
+from mmdatasets.testing.processors.registry import normalisation
 
 _IMAGE = {"image_token": "<image>"}
 _QWEN = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
@@ -90,35 +19,35 @@ _MUSE = {"image_token": "<|patch|>", "video_token": "<|video|>"}
 _MUSE_TOKENS = ("<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>")
 _BOI_EOI = {"image_token": "<image>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
 
-_RECIPES: Mapping[str, _Recipe] = {
-    "aria": _Recipe("rhymes-ai/Aria", "AriaProcessor", _image("Aria"), _IMAGE),
-    "cohere_compass": _Recipe(
+_RECIPES: Mapping[str, Recipe] = {
+    "aria": Recipe("rhymes-ai/Aria", "AriaProcessor", image("Aria"), _IMAGE),
+    "cohere_compass": Recipe(
         "CohereLabs/North-Micro-Vision-Instruct",
         "CohereCompassProcessor",
-        _both("CohereCompass"),
+        both("CohereCompass"),
         {"image_token": "<|IMAGE_PAD|>", "video_token": "<|VIDEO_PAD|>"},
         ("<|VISION_START|>", "<|VISION_END|>"),
     ),
-    "cosmos3_edge": _Recipe("nvidia/Cosmos3-Edge", "Cosmos3EdgeProcessor", _both("Cosmos3Edge"), _QWEN, _QWEN_TOKENS),
-    "deepseek_ocr2": _Recipe(
-        "deepseek-community/DeepSeek-OCR-2", "DeepseekOcr2Processor", _image("DeepseekOcr2"), _IMAGE
+    "cosmos3_edge": Recipe("nvidia/Cosmos3-Edge", "Cosmos3EdgeProcessor", both("Cosmos3Edge"), _QWEN, _QWEN_TOKENS),
+    "deepseek_ocr2": Recipe(
+        "deepseek-community/DeepSeek-OCR-2", "DeepseekOcr2Processor", image("DeepseekOcr2"), _IMAGE
     ),
-    "deepseek_vl": _Recipe(
-        "deepseek-community/deepseek-vl-1.3b-chat", "DeepseekVLProcessor", _image("DeepseekVL"), _IMAGE
+    "deepseek_vl": Recipe(
+        "deepseek-community/deepseek-vl-1.3b-chat", "DeepseekVLProcessor", image("DeepseekVL"), _IMAGE
     ),
-    "deepseek_vl_hybrid": _Recipe(
-        "deepseek-community/deepseek-vl-7b-chat", "DeepseekVLHybridProcessor", _image("DeepseekVLHybrid"), _IMAGE
+    "deepseek_vl_hybrid": Recipe(
+        "deepseek-community/deepseek-vl-7b-chat", "DeepseekVLHybridProcessor", image("DeepseekVLHybrid"), _IMAGE
     ),
-    "dots3_note": _Recipe(
+    "dots3_note": Recipe(
         "dots-studio/dots3-note-prev",
         "Dots3NoteProcessor",
-        {**_both("Qwen2VL", "Qwen3VL"), "feature_extractor": "Dots3NoteFeatureExtractor"},
+        {**both("Qwen2VL", "Qwen3VL"), "feature_extractor": "Dots3NoteFeatureExtractor"},
         {"image_token": "<|imgpad|>", "video_token": "<|video_pad|>", "audio_token": "<|audio_comp_pad|>"},
     ),
-    "emu3": _Recipe(
+    "emu3": Recipe(
         "BAAI/Emu3-Chat-hf",
         "Emu3Processor",
-        _image("Emu3"),
+        image("Emu3"),
         {
             **_BOI_EOI,
             "image_wrapper_token": "<|image token|>",
@@ -128,11 +57,11 @@ _RECIPES: Mapping[str, _Recipe] = {
         # The class's default lists are those of every class that uses them.
         part_settings={"image_processor": normalisation("clip")},
     ),
-    "exaone4_5": _Recipe("LGAI-EXAONE/EXAONE-4.5-33B", "Exaone4_5_Processor", _both("Qwen2VL"), _QWEN, _QWEN_TOKENS),
-    "gemma4_unified": _Recipe(
+    "exaone4_5": Recipe("LGAI-EXAONE/EXAONE-4.5-33B", "Exaone4_5_Processor", both("Qwen2VL"), _QWEN, _QWEN_TOKENS),
+    "gemma4_unified": Recipe(
         "google/gemma-4-12B-it",
         "Gemma4UnifiedProcessor",
-        {**_both("Gemma4Unified"), "feature_extractor": "Gemma4UnifiedAudioFeatureExtractor"},
+        {**both("Gemma4Unified"), "feature_extractor": "Gemma4UnifiedAudioFeatureExtractor"},
         {
             "image_token": "<|image|>",
             "boi_token": "<|image>",
@@ -143,67 +72,67 @@ _RECIPES: Mapping[str, _Recipe] = {
             "video_token": "<|video|>",
         },
     ),
-    "glm5_next": _Recipe("zai-org/GLM-5.3-Flash", "Glm5NextProcessor", _both("Glm5Next"), _GLM, _GLM_TOKENS),
-    "granite_docling": _Recipe(
+    "glm5_next": Recipe("zai-org/GLM-5.3-Flash", "Glm5NextProcessor", both("Glm5Next"), _GLM, _GLM_TOKENS),
+    "granite_docling": Recipe(
         "ibm-granite/granite-for-docling-500m",
         "GraniteDoclingProcessor",
-        _image("GraniteDocling"),
+        image("GraniteDocling"),
         _IMAGE,
         ("<fake_token_around_image>", "<global-img>"),
     ),
-    "hunyuan_vl": _Recipe(
+    "hunyuan_vl": Recipe(
         "tencent/HunyuanOCR",
         "HunYuanVLProcessor",
-        _image("HunYuanVL"),
+        image("HunYuanVL"),
         {"image_token": "<image>", "image_start_token": "<img>", "image_end_token": "</img>"},
         wrapped=True,
     ),
-    "hyperclovax_vision_v2": _Recipe(
+    "hyperclovax_vision_v2": Recipe(
         "naver-hyperclovax/HyperCLOVAX-SEED-Think-32B",
         "HyperCLOVAXVisionV2Processor",
-        _both("Qwen2VL"),
+        both("Qwen2VL"),
         _QWEN,
         _QWEN_TOKENS,
     ),
-    "idefics2": _Recipe(
+    "idefics2": Recipe(
         "HuggingFaceM4/idefics2-8b",
         "Idefics2Processor",
-        _image("Idefics2"),
+        image("Idefics2"),
         {"image_token": "<image>", "image_boundary_token": "<fake_token_around_image>"},
     ),
-    "inkling": _Recipe(
+    "inkling": Recipe(
         "thinkingmachines/Inkling",
         "InklingProcessor",
-        {**_image("Inkling"), "feature_extractor": "InklingFeatureExtractor"},
+        {**image("Inkling"), "feature_extractor": "InklingFeatureExtractor"},
         {"image_token": "<|unused_200054|>", "audio_token": "<|unused_200053|>"},
         ("<|content_image|>", "<|content_audio_input|>"),
     ),
-    "inkling2": _Recipe(
+    "inkling2": Recipe(
         "thinkingmachines/Inkling-2-Small-MXFP8",
         "Inkling2Processor",
-        _image("Inkling2"),
+        image("Inkling2"),
         {"image_token": "<|unused_200054|>"},
     ),
-    "janus": _Recipe("deepseek-community/Janus-Pro-1B", "JanusProcessor", _image("Janus"), _BOI_EOI),
-    "lfm3_vl": _Recipe("LiquidAI/LFM3-VL-2B", "Lfm3VlProcessor", _both("Qwen2VL", "Qwen3VL"), _QWEN, _QWEN_TOKENS),
-    "minimax_m3_vl": _Recipe(
+    "janus": Recipe("deepseek-community/Janus-Pro-1B", "JanusProcessor", image("Janus"), _BOI_EOI),
+    "lfm3_vl": Recipe("LiquidAI/LFM3-VL-2B", "Lfm3VlProcessor", both("Qwen2VL", "Qwen3VL"), _QWEN, _QWEN_TOKENS),
+    "minimax_m3_vl": Recipe(
         "MiniMaxAI/MiniMax-M3",
         "MiniMaxM3VLProcessor",
-        _both("MiniMaxM3VL"),
+        both("MiniMaxM3VL"),
         {"image_token": "]<]image[>[", "video_token": "]<]video[>["},
         ("]<]start of image[>[", "]<]end of image[>["),
     ),
-    "muse_glimmer": _Recipe(
-        "meta-models/Muse-Glimmer-30B", "MuseGlimmerProcessor", _both("MuseGlimmer"), _MUSE, _MUSE_TOKENS
+    "muse_glimmer": Recipe(
+        "meta-models/Muse-Glimmer-30B", "MuseGlimmerProcessor", both("MuseGlimmer"), _MUSE, _MUSE_TOKENS
     ),
-    "muse_spark": _Recipe(
+    "muse_spark": Recipe(
         "meta-models/Muse-Spark-Open-816B-A42B",
         "MuseSparkProcessor",
-        {**_both("MuseGlimmer"), "feature_extractor": "MuseSparkFeatureExtractor"},
+        {**both("MuseGlimmer"), "feature_extractor": "MuseSparkFeatureExtractor"},
         {**_MUSE, "audio_token": "<|audio|>"},
         (*_MUSE_TOKENS, "<|soft_audio_start|>", "<|soft_audio_end|>"),
     ),
-    "musicflamingo": _Recipe(
+    "musicflamingo": Recipe(
         "nvidia/music-flamingo-2601-hf",
         "MusicFlamingoProcessor",
         {"feature_extractor": "WhisperFeatureExtractor"},
@@ -211,26 +140,26 @@ _RECIPES: Mapping[str, _Recipe] = {
         ("<|sound_bos|>", "<|sound_eos|>"),
         part_settings={"feature_extractor": {"feature_size": 128, "return_attention_mask": True}},
     ),
-    "nemotron_h_omni": _Recipe(
+    "nemotron_h_omni": Recipe(
         "nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16",
         "NemotronH_Omni_Reasoning_V3Processor",
-        {**_both("NemotronH_Omni_Reasoning_V3"), "feature_extractor": "ParakeetFeatureExtractor"},
+        {**both("NemotronH_Omni_Reasoning_V3"), "feature_extractor": "ParakeetFeatureExtractor"},
         {"image_token": "<image>", "video_token": "<video>", "audio_token": "<so_embedding>"},
         ("<so_start>", "<so_end>", "<img>", "</img>"),
         # The class has no default.
         part_settings={"video_processor": {"norm_mean": [0.5, 0.5, 0.5], "norm_std": [0.5, 0.5, 0.5]}},
     ),
-    "paddleocr_vl": _Recipe(
+    "paddleocr_vl": Recipe(
         "PaddlePaddle/PaddleOCR-VL",
         "PaddleOCRVLProcessor",
-        _image("PaddleOCRVL"),
+        image("PaddleOCRVL"),
         {"image_token": "<|IMAGE_PLACEHOLDER|>"},
         ("<|IMAGE_START|>", "<|IMAGE_END|>"),
     ),
-    "qianfan_ocr": _Recipe(
+    "qianfan_ocr": Recipe(
         "baidu/Qianfan-OCR",
         "QianfanOCRProcessor",
-        _image("GotOcr2"),
+        image("GotOcr2"),
         {
             "image_token": "<image>",
             "start_image_token": "<img>",
@@ -238,15 +167,15 @@ _RECIPES: Mapping[str, _Recipe] = {
             "context_image_token": "<IMG_CONTEXT>",
         },
     ),
-    "step3p7": _Recipe(
+    "step3p7": Recipe(
         "stepfun-ai/Step-3.7-Flash",
         "Step3p7Processor",
-        _image("Step3p7"),
+        image("Step3p7"),
         {"image_token": "<im_patch>"},
         ("<im_start>", "<im_end>", "<patch_start>", "<patch_end>", "<patch_newline>"),
     ),
-    "unlimited_ocr": _Recipe("baidu/Unlimited-OCR", "UnlimitedOcrProcessor", _image("UnlimitedOcr"), _IMAGE),
-    "glmasr": _Recipe(
+    "unlimited_ocr": Recipe("baidu/Unlimited-OCR", "UnlimitedOcrProcessor", image("UnlimitedOcr"), _IMAGE),
+    "glmasr": Recipe(
         "zai-org/GLM-ASR-Nano-2512",
         "GlmAsrProcessor",
         {"feature_extractor": "WhisperFeatureExtractor"},
@@ -254,14 +183,14 @@ _RECIPES: Mapping[str, _Recipe] = {
         ("<|begin_of_audio|>", "<|end_of_audio|>"),
         part_settings={"feature_extractor": {"feature_size": 128, "return_attention_mask": True}},
     ),
-    "moss_transcribe_diarize": _Recipe(
+    "moss_transcribe_diarize": Recipe(
         "hf-audio/MOSS-Transcribe-Diarize-HF",
         "MossTranscribeDiarizeProcessor",
         {"feature_extractor": "MossTranscribeDiarizeFeatureExtractor"},
         {"audio_token": "<|audio_pad|>"},
         ("<|audio_start|>", "<|audio_end|>"),
     ),
-    "qwen3_asr": _Recipe(
+    "qwen3_asr": Recipe(
         "Qwen/Qwen3-ASR-1.7B-hf",
         "Qwen3ASRProcessor",
         {"feature_extractor": "Qwen3ASRFeatureExtractor"},
@@ -271,7 +200,6 @@ _RECIPES: Mapping[str, _Recipe] = {
 
 NOT_TRIED: Mapping[str, str] = {
     "blip_2": "its call writes image tokens before the text itself, where no placeholder stands",
-    "chameleon": "its call appends the tokenizer's separator to every text, which the generic plugin does not see",
     "colmodernvbert": "a retrieval processor: its call takes pages or queries, not a conversation",
     "colpali": "a retrieval processor: its call takes pages or queries, not a conversation",
     "colqwen2": "a retrieval processor: its call takes pages or queries, not a conversation",
@@ -279,36 +207,21 @@ NOT_TRIED: Mapping[str, str] = {
     "dia": "generates speech: audio stands in the text as codes",
     "embedding_gemma2": "an embedding model's processor; Gemma 4's, of which it is made, is tried",
     "florence2": "its call puts the image token before a task's prompt itself, and refuses a conversation's own",
-    "fun_asr_nano": "its feature extractor needs torchaudio",
     "fuyu": "its call puts the image token before the text itself, and refuses a conversation's own",
-    "glm_image": "generates images: its call writes the wanted image's grid after the text, unseen by the plugin",
-    "granite_speech": "its feature extractor needs torchaudio",
     "higgs_audio_v2": "generates speech: audio stands in the text as codes",
     "idefics": "its call takes prompts as lists of texts and images, and has no placeholder in the text",
     "instructblip": "its call writes image tokens before the text itself, where no placeholder stands",
     "kosmos2": "its call writes the image's tokens before the text itself, where no placeholder stands",
     "kosmos2_5": "its call writes the one image's tokens before the text itself, where no placeholder stands",
-    "minicpm_ocr": "goes through the plugin of minicpmv4_6, not the generic one; no offline processor yet",
-    "minicpmv4_7": "goes through the plugin of minicpmv4_6, not the generic one; no offline processor yet",
-    "molmo2": "its call puts bos or eos before a text that does not start with it, which the plugin does not see",
     "nemotron3_5_transcribe": "needs a second tokenizer, that of its alignment head",
     "neomme": "a retrieval processor: its call takes pages or queries, not a conversation",
     "pi0": "a robot's policy: its call takes states and actions",
     "pocket_tts": "generates speech: audio stands in the text as codes",
     "shieldgemma2": "classifies an image against policies: its chat template takes those and no answer",
     "vibevoice": "generates speech from voices",
-    "vibevoice_asr": "its feature extractor works with an acoustic tokenizer, whose settings no class default gives",
-    "voxtral": "needs Mistral's own tokenizer (mistral-common)",
-    "voxtral_realtime": "needs Mistral's own tokenizer (mistral-common)",
+    "voxtral": "its tokenizer, of mistral-common, gives no characters for its tokens, and its call takes no answer",
+    "voxtral_realtime": "transcribes: its call takes audio alone and writes the tokens itself",
 }
 """Folder of transformers' models -> why its processor is not among the families here."""
 
-for _name, _recipe in _RECIPES.items():
-    _has = {_PARTS[argument] for argument in _recipe.parts}
-    family(
-        _name,
-        checkpoint=_recipe.checkpoint,
-        modalities=tuple(kind for kind in MODALITIES if kind in _has),
-        plugin="generic",
-        has_model=False,
-    )(partial(_build, _recipe))
+register_recipes(_RECIPES)

@@ -34,9 +34,8 @@ def _internvl() -> ProcessorMixin:
     )
 
 
-@family("minicpmv4_6", checkpoint="openbmb/MiniCPM-V-4.6", modalities=("image", "video"), plugin="minicpmv4_6")
-def _minicpmv4_6() -> ProcessorMixin:
-    """Media settings are the class defaults, which the checkpoint repeats."""
+def _minicpmv(version: str, parts: str) -> ProcessorMixin:
+    """Media settings are the class defaults, which the checkpoints repeat."""
     named = {
         "image_token": "<|image_pad|>",
         "video_token": "<|video_pad|>",
@@ -47,15 +46,43 @@ def _minicpmv4_6() -> ProcessorMixin:
         "image_id_start_token": "<image_id>",
         "image_id_end_token": "</image_id>",
     }
-    return transformers.MiniCPMV4_6Processor(
-        image_processor=transformers.MiniCPMV4_6ImageProcessor(),
-        video_processor=transformers.MiniCPMV4_6VideoProcessor(),
+    processor: ProcessorMixin = getattr(transformers, f"MiniCPM{version}Processor")(
+        image_processor=getattr(transformers, f"MiniCPM{parts}ImageProcessor")(),
+        video_processor=getattr(transformers, f"MiniCPM{parts}VideoProcessor")(),
         tokenizer=qwen_tokenizer(
             more_special_tokens=("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<point>", "</point>"),
             named_tokens=named,
         ),
         chat_template=read_chat_template("minicpmv4_6"),
     )
+    return processor
+
+
+@family("minicpmv4_6", checkpoint="openbmb/MiniCPM-V-4.6", modalities=("image", "video"), plugin="minicpmv4_6")
+def _minicpmv4_6() -> ProcessorMixin:
+    return _minicpmv("V4_6", "V4_6")
+
+
+@family(
+    "minicpmv4_7",
+    checkpoint="openbmb/MiniCPM-V-4.7-1B",
+    modalities=("image", "video"),
+    plugin="minicpmv4_6",
+    has_model=False,
+)
+def _minicpmv4_7() -> ProcessorMixin:
+    return _minicpmv("V4_7", "V4_6")
+
+
+@family(
+    "minicpm_ocr",
+    checkpoint="openbmb/MiniCPM-OCR-1.0",
+    modalities=("image", "video"),
+    plugin="minicpmv4_6",
+    has_model=False,
+)
+def _minicpm_ocr() -> ProcessorMixin:
+    return _minicpmv("Ocr", "Ocr")
 
 
 @family("glm4v", checkpoint="zai-org/GLM-4.1V-9B-Thinking", modalities=("image", "video"), plugin="glm4v")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from mmdatasets.types import Modality
@@ -32,6 +33,7 @@ class ProcessorSpec:
         modalities: What it takes besides text, in the order image, video, audio.
         plugin: The name of the plugin that is made for it.
         has_model: Whether `build_model` knows the family too.
+        packages: Packages that its parts need, which are not among this package's own.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ProcessorSpec:
     modalities: tuple[Modality, ...]
     plugin: str
     has_model: bool = True
+    packages: tuple[str, ...] = ()
 
 
 # Filled while the package's modules are imported, and never after.
@@ -46,10 +49,16 @@ _FAMILIES: dict[str, tuple[ProcessorSpec, ProcessorBuilder]] = {}
 
 
 def family(
-    name: str, *, checkpoint: str, modalities: tuple[Modality, ...], plugin: str, has_model: bool = True
+    name: str,
+    *,
+    checkpoint: str,
+    modalities: tuple[Modality, ...],
+    plugin: str,
+    has_model: bool = True,
+    packages: tuple[str, ...] = (),
 ) -> Callable[[BuilderT], BuilderT]:
     """Registers the decorated function as the builder of a family; the arguments are `ProcessorSpec`'s."""
-    spec = ProcessorSpec(name, checkpoint, modalities, plugin, has_model)
+    spec = ProcessorSpec(name, checkpoint, modalities, plugin, has_model, packages)
 
     def register(build: BuilderT) -> BuilderT:
         _FAMILIES[name] = (spec, build)
@@ -86,8 +95,17 @@ def get_spec(name: str) -> ProcessorSpec:
 
 
 def list_processors() -> list[str]:
-    """Returns the names that `build_processor` and `get_spec` know, sorted."""
-    return sorted(_FAMILIES)
+    """Returns the names that `build_processor` and `get_spec` know and whose packages are installed, sorted."""
+    return sorted(set(_FAMILIES) - set(missing_packages()))
+
+
+def missing_packages() -> dict[str, list[str]]:
+    """Returns what keeps a family from being built here: name -> packages that are not installed."""
+    missing = {
+        name: [package for package in spec.packages if find_spec(package) is None]
+        for name, (spec, _) in _FAMILIES.items()
+    }
+    return {name: packages for name, packages in missing.items() if packages}
 
 
 def read_chat_template(name: str) -> str:
