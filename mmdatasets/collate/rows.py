@@ -12,7 +12,7 @@ import numpy as np
 from mmdatasets.errors import CollateError
 from mmdatasets.features import MEDIA_INFO, plan_of
 from mmdatasets.transforms.batches import stored_items
-from mmdatasets.types import MODALITIES, Expansion, MediaItem, Modality
+from mmdatasets.types import MODALITIES, Expansion, MediaItem, Modality, VideoShape
 
 if TYPE_CHECKING:
     from mmdatasets.features import MediaRecord
@@ -151,7 +151,7 @@ def flat_references(
     lengths: dict[Modality, list[int]] = {modality: [] for modality in MODALITIES}
     for row in media:
         items = [item for item, after in zip(row.items, [*row.items[1:], None], strict=True) if item is not after]
-        items += [MediaItem(blank.modality, _blank_reference(blank, sampling_rate)) for blank in row.blanks]
+        items += [MediaItem(blank.modality, as_reference(blank, sampling_rate)) for blank in row.blanks]
         for modality in MODALITIES:
             own = [item.reference for item in items if item.modality == modality]
             lists[modality] += own
@@ -159,7 +159,11 @@ def flat_references(
     return lists["image"], lists["video"], lists["audio"], lengths
 
 
-def _blank_reference(blank: MediaInput, sampling_rate: int) -> MediaReference:
-    if blank.modality == "audio":
-        return {"array": blank.data, "sampling_rate": sampling_rate}
-    return list(blank.data) if blank.modality == "video" else blank.data
+def as_reference(item: MediaInput, sampling_rate: int) -> MediaReference:
+    """A decoded item as a reference to it, for which nothing has to be decoded again."""
+    if item.modality == "audio":
+        return {"array": item.data, "sampling_rate": sampling_rate}
+    if not isinstance(item.shape, VideoShape):
+        return item.data
+    frames: dict[str, object] = {"frames": list(item.data)}
+    return frames if item.shape.fps is None else {**frames, "fps": item.shape.fps}

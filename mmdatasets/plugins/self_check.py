@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 
 from mmdatasets.chat.formats import Message, as_string
+from mmdatasets.collate.rows import as_reference
 from mmdatasets.errors import MMDatasetsError, ProcessorMismatchError, TemplateError
-from mmdatasets.types import Modality
+from mmdatasets.planning.inputs import video_metadata
+from mmdatasets.types import MediaInput, Modality, VideoShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,41 +29,19 @@ if TYPE_CHECKING:
 
 # For processors without a template: the stages work all the same.
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-_PROBES: tuple[tuple[Modality, ...], ...] = ((), ("image",), ("image", "image"))
+_PROBES: tuple[tuple[Modality, ...], ...] = ((), ("image",), ("image", "image"), ("video",), ("audio",))
+_ARGUMENTS: Mapping[Modality, str] = {"image": "images", "video": "videos", "audio": "audio"}
 _LONGEST_QUOTE = 60
 
-
-def _decoded_image(engine: Engine, item: object) -> object:
-    return engine.load_images([item])[0]  # type: ignore[list-item]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Kind:
-    """How a modality is probed.
-
-    Attributes:
-        argument: What the processor's call names it.
-        column: The plugin's attribute that names its column.
-        blank: Makes the smallest item that the processor takes.
-        decoded: What the collator gives the processor for it.
-    """
-
-    argument: str
-    column: str
-    blank: Callable[[Engine], object]
-    decoded: Callable[[Engine, object], object]
-
-
-_KINDS: Mapping[Modality, _Kind] = {
-    "image": _Kind("images", "images_column", lambda engine: engine.blank_image[0], _decoded_image),
-}
+_Call: TypeAlias = "Callable[[Engine, Sequence[Modality], Sequence[MediaInput]], Mapping[str, object]]"
 
 
 def check_against_processor(plugin: BasePlugin, engine: Engine) -> None:
     """Checks that a plugin gives what its processor's own call gives.
 
-    The probes are a short chat, the same with a blank item, and with two. Where the processor's call refuses one, or
-    the plugin does, that probe says nothing: rows like it are refused with the reason.
+    The probes are a short chat, the same with an image, with two, with a video, and with audio. Where the processor's
+    call refuses one, or the plugin does, that probe says nothing: rows like it are refused with the reason. Where they
+    differ on a video or on audio alone, the plugin goes on without that modality.
 
     Args:
         plugin: The plugin. It is not changed.
@@ -72,8 +54,14 @@ def check_against_processor(plugin: BasePlugin, engine: Engine) -> None:
         return
     probed = _with_engine(plugin, engine)
     for kinds in _PROBES:
-        if all(kind in engine.runner.placeholders for kind in kinds):
+        if not all(kind in engine.runner.placeholders for kind in kinds):
+            continue
+        try:
             _check_probe(probed, kinds)
+        except ProcessorMismatchError as error:
+            if kinds not in (("video",), ("audio",)):
+                raise
+            engine.media.refuse(kinds[0], error.message)
 
 
 def _with_engine(plugin: BasePlugin, engine: Engine) -> BasePlugin:
@@ -90,7 +78,7 @@ def _with_engine(plugin: BasePlugin, engine: Engine) -> BasePlugin:
 
 def _check_probe(plugin: BasePlugin, kinds: Sequence[Modality]) -> None:
     try:
-        media = [_KINDS[kind].blank(plugin.engine) for kind in kinds]
+        media = [_noise(plugin.engine, kind) for kind in kinds]
         row = _mapped(plugin, kinds, media)
     except MMDatasetsError:
         return
@@ -118,24 +106,38 @@ def _chat(kinds: Sequence[Modality]) -> list[Message]:
     ]
 
 
-def _mapped(plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[object]) -> dict[str, list[int]]:
+def _noise(engine: Engine, kind: Modality) -> MediaInput:
+    """A small item of noise: what it becomes must not depend on more than its shape."""
+    blank = engine.blank(kind)[0]
+    generator = np.random.default_rng(0)
+    if kind == "audio":
+        return replace(blank, data=generator.uniform(-0.1, 0.1, blank.data.shape).astype(np.float32))
+    pixels = generator.integers(0, 256, tuple(blank.data.shape), dtype=np.uint8)
+    return replace(blank, data=torch.from_numpy(pixels))
+
+
+def _mapped(plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[MediaInput]) -> dict[str, list[int]]:
     """The probe as the plugin's transform makes it, in a batch of one row."""
     columns: dict[str, list[object]] = {plugin.messages_column: [_chat(kinds)]}
     for kind in dict.fromkeys(kinds):
-        column = getattr(plugin, _KINDS[kind].column)
-        columns[column] = [[item for item, own in zip(media, kinds, strict=True) if own == kind]]
+        own = [item for item in media if item.modality == kind]
+        rate = plugin.engine.runner.sampling_rate if kind == "audio" else 0
+        columns[plugin.media_columns[kind]] = [[as_reference(item, rate) for item in own]]
     made = plugin.transform(columns)
     return {name: column[0] for name, column in made.items()}  # type: ignore[misc]
 
 
-def _own_call(plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[object]) -> Mapping[str, object] | None:
+def _own_call(
+    plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[MediaInput]
+) -> Mapping[str, object] | None:
     """What the processor's own call makes of the probe, `None` where it refuses it."""
     engine = plugin.engine
-    decoded = [_KINDS[kind].decoded(engine, item) for kind, item in zip(kinds, media, strict=True)]
-    calls = (_call_on_parts, _call_on_text) if _renders_parts(engine) else (_call_on_text,)
+    calls: tuple[_Call, ...] = (_call_on_text,)
+    if _renders_parts(engine):
+        calls = (_call_on_parts, _call_on_text) if set(kinds) <= {"image"} else (_call_on_rendered, _call_on_text)
     for call in calls:
-        # Without pixels first, which is quick; some processors need them.
-        for items in ([_without_data(item) for item in decoded], decoded):
+        # Images without pixels first, which is quick; some processors need them.
+        for items in ([_without_data(item) for item in media], media):
             try:
                 return call(engine, kinds, items)
             except Exception:  # processors raise what their code raises
@@ -153,29 +155,44 @@ def _renders_parts(engine: Engine) -> bool:
 
 
 def _as_strings(engine: Engine, kinds: Sequence[Modality]) -> list[Message]:
-    return [as_string(message, engine.runner.placeholders.get("image", "")) for message in _chat(kinds)]
+    return [as_string(message, engine.runner.placeholders) for message in _chat(kinds)]
 
 
-def _without_data(item: object) -> object:
-    return item.to("meta") if isinstance(item, torch.Tensor) else item
+def _without_data(item: MediaInput) -> MediaInput:
+    return replace(item, data=item.data.to("meta")) if item.modality == "image" else item  # type: ignore[union-attr]
 
 
-def _call_on_parts(engine: Engine, kinds: Sequence[Modality], items: Sequence[object]) -> Mapping[str, object]:
+def _call_on_parts(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
     chat = _chat(kinds)
     for part, kind, item in zip(chat[0]["content"], kinds, items, strict=False):  # type: ignore[call-overload]
-        part[kind] = item
+        part[kind] = item.data
     return engine.runner.processor.apply_chat_template(  # type: ignore[no-any-return]
         [chat], chat_template=engine.template.source, tokenize=True, return_dict=True, return_tensors="pt"
     )
 
 
-def _call_on_text(engine: Engine, kinds: Sequence[Modality], items: Sequence[object]) -> Mapping[str, object]:
-    text = engine.template.render(_as_strings(engine, kinds)).text
-    given = {_KINDS[kind].argument: [list(items)] for kind in kinds}
+def _call_on_rendered(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
+    return _call(engine, engine.template.render(_chat(kinds)).text, items)
+
+
+def _call_on_text(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
+    return _call(engine, engine.template.render(_as_strings(engine, kinds)).text, items)
+
+
+def _call(engine: Engine, text: str, items: Sequence[MediaInput]) -> Mapping[str, object]:
+    given: dict[str, object] = {}
+    for kind, argument in _ARGUMENTS.items():
+        own = [item.data for item in items if item.modality == kind]
+        if own:
+            given[argument] = [own] if kind == "image" else own
+    videos = [video_metadata(item.shape) for item in items if isinstance(item.shape, VideoShape)]
+    if videos:
+        given["videos_kwargs"] = {"video_metadata": videos, "do_sample_frames": False, "return_metadata": True}
+    if "audio" in given:
+        given["audio_kwargs"] = {"sampling_rate": engine.runner.sampling_rate}
     special = engine.adds_special_tokens(text)
-    return engine.runner.processor(  # type: ignore[no-any-return]
-        text=[text], add_special_tokens=special, return_tensors="pt", **given
-    )
+    made = engine.runner.processor(text=[text], add_special_tokens=special, return_tensors="pt", **given)
+    return {name: value for name, value in made.items() if name != "video_metadata"}
 
 
 def _first_row(ids: object) -> list[int]:

@@ -60,8 +60,13 @@ class MediaReader:
         self._plugin = plugin
         self._runner = runner
         self._options = options
+        self._refused: dict[Modality, str] = {}
         self._expand_item = lru_cache(maxsize=_CACHE_SIZE)(self._ask_item)
         self._expand_row = lru_cache(maxsize=_CACHE_SIZE)(self._ask_row)
+
+    def refuse(self, modality: Modality, reason: str) -> None:
+        """Has every item of a modality refused from now on."""
+        self._refused[modality] = reason
 
     # ------------------------------------------------------------------------------------------------ from headers
 
@@ -98,6 +103,8 @@ class MediaReader:
         if item.modality not in self._runner.placeholders:
             kind = type(self._runner.processor).__name__
             raise MediaError(f"{kind} takes no {item.modality}, but the row has one")
+        if item.modality in self._refused:
+            raise MediaProcessorError(self._refused[item.modality])
         if item.modality == "image":
             info = probe_image(item.reference, self._options)
             return [MediaPlan("image", info.width, info.height)]
