@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -109,6 +109,11 @@ class Engine:
         """Whether the processor's call has the tokenizer add bos and eos to a text: not where it starts with bos."""
         bos = self.tokenizer.bos_token
         return self.runner.adds_special_tokens and not (bos is not None and text.startswith(bos))
+
+    def renders_parts(self, modalities: Iterable[Modality]) -> bool:
+        """Whether a conversation with these modalities is rendered from typed parts; without any, any of them tells."""
+        wanted = set(modalities) or set(list(self.runner.placeholders)[:1])
+        return all(self.takes_parts(modality) for modality in wanted)
 
     def takes_parts(self, modality: Modality) -> bool:
         """Whether the chat template writes a part of a modality as its placeholder; older ones only take strings."""

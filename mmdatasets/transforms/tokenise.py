@@ -113,7 +113,7 @@ def _place_expansions(plugin: BasePlugin, conversation: Conversation, media: Pla
     engine = plugin.engine
     expansions = numbered(plugin, engine, media)
     messages = [engine.guard.mark(message) for message in conversation.messages]
-    if not all(engine.takes_parts(item.modality) for item in media.items):
+    if not engine.renders_parts(item.modality for item in media.items):
         messages = [as_string(message, engine.runner.placeholders) for message in messages]
     rendered = engine.template.render(messages)
     special = engine.adds_special_tokens(rendered.text)
