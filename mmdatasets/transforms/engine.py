@@ -87,7 +87,7 @@ class Engine:
         for candidate in (plugin.chat_template, own, self.tokenizer.chat_template, plugin.default_chat_template):
             template = candidate.get("default") if isinstance(candidate, dict) else candidate
             if template:
-                return ChatTemplate(template, self.tokenizer.special_tokens_map)
+                return ChatTemplate(template, self.tokenizer.special_tokens_map, plugin.train_on)
         raise TemplateError(
             f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
         )

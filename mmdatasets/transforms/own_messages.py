@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mmdatasets.chat.control_tokens import blank_marked
 from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, as_string
-from mmdatasets.chat.template import Rendered, Span
+from mmdatasets.chat.template import Rendered
+from mmdatasets.chat.traced import Span
 from mmdatasets.errors import PlaceholderError, TemplateError
 from mmdatasets.types import Expansion
 
