@@ -198,18 +198,20 @@ class _Reports:
     def regions(self, *, prompted: bool) -> dict[int, list[Span]]:
         """See `Traced`; with a generation prompt, what follows all messages is nobody's."""
         offsets = [0, *accumulate(map(len, self.blocks))]
-        starts = [offsets[block] for block, _ in self._changes]
-        owners = [owner for _, owner in self._changes]
-        if not prompted and any(owner != _NOBODY for owner in owners) and owners[-1] == _NOBODY:
-            owners[-1] = self._num_messages - 1
+        edges = [*(offsets[block] for block, _ in self._changes), offsets[-1]]
         found: dict[int, list[Span]] = {}
-        for start, end, owner in zip(starts, [*starts[1:], offsets[-1]], owners, strict=True):
-            if start == end or owner == _NOBODY:
-                continue
-            spans = found.setdefault(owner, [])
-            joins = bool(spans) and spans[-1][1] == start
-            spans.append((spans.pop()[0] if joins else start, end))
+        for (_, owner), start, end in zip(self._changes, edges, edges[1:], strict=False):
+            if start < end and owner != _NOBODY:
+                _append(found.setdefault(owner, []), (start, end))
+        if found and not prompted and self._changes[-1][1] == _NOBODY and edges[-2] < edges[-1]:
+            _append(found.setdefault(self._num_messages - 1, []), (edges[-2], edges[-1]))
         return found
+
+
+def _append(spans: list[Span], span: Span) -> None:
+    """Appends a span, or lengthens the last one that it adjoins."""
+    joins = bool(spans) and spans[-1][1] == span[0]
+    spans.append((spans.pop()[0] if joins else span[0], span[1]))
 
 
 class _ReportMessages(NodeTransformer):

@@ -82,7 +82,8 @@ class TurnFinder:
             TemplateError: If this does not tell either.
         """
         found = list(traced.regions.get(index, ()))
-        if found or not any(value for key, value in messages[index].items() if key != "role"):
+        says_nothing = not any(value for key, value in messages[index].items() if key != "role")
+        if found or (traced.regions and says_nothing):
             return found
         before = self._template.render(messages[:index]).text
         upto = self._template.render(messages[: index + 1]).text if index + 1 < len(messages) else traced.text

@@ -54,9 +54,9 @@ class BasePlugin(FamilyHooks):
         chat_template: Jinja template to use instead of the processor's own.
         allowed_special: Control tokens that count as such when they stand in the data's own text, or `"all"`. Others
             are tokenised as the text they are. Grounding data needs `("<|box_start|>", "<|box_end|>", ...)`, say.
-        train_on: What is trained: what the `"assistant"` writes, its `"last"` message, the `"completion"` (that and the
-            tool calls that lead to it), or `"all"` text. Never media tokens, nor messages with `"train": False` or
-            `"weight": 0`.
+        train_on: What is trained: all that the `"assistant"` writes, its `"last"` message, the `"completion"` (that
+            and the tool calls that lead to it), or `"all"` text. Never media tokens, nor messages with
+            `"train": False` or `"weight": 0`.
         messages_column: Column with the chat.
         images_column: Column with the images.
         family: Name that the plugin was made by.
