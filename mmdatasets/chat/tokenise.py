@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdatasets.chat.control_tokens import Piece
-from mmdatasets.chat.template import Span
+from mmdatasets.chat.traced import Span
 from mmdatasets.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -39,6 +39,23 @@ class Encoded:
         mask = np.zeros(len(self.ids), dtype=bool)
         for start, end in spans:
             mask |= (self.starts < end) & (self.ends > start) & (self.starts < self.ends)
+        return mask
+
+    def written_in(self, spans: Sequence[Span]) -> npt.NDArray[np.bool_]:
+        """`(num_tokens,)` mask of the tokens that spans are made of.
+
+        A token that runs past a span's end begins what follows, as the space before a word does. One that begins
+        before the span is the span's: the model goes on from there.
+
+        Args:
+            spans: In order, without overlap. Adjacent ones count as one.
+        """
+        if not spans:
+            return np.zeros(len(self.ids), dtype=bool)
+        starts, ends = np.array(_joined(spans)).T
+        first_not_before = np.minimum(np.searchsorted(ends, self.ends), len(ends) - 1)
+        inside = (self.ends > starts[first_not_before]) & (self.ends <= ends[first_not_before])
+        mask: npt.NDArray[np.bool_] = inside & (self.starts < self.ends)
         return mask
 
 
@@ -136,6 +153,14 @@ class TextEncoder:
         full = self.tokenizer("a", add_special_tokens=True)["input_ids"]
         at = next(index for index in range(len(full)) if full[index : index + len(bare)] == bare)
         return np.array(full[:at], dtype=np.int32), np.array(full[at + len(bare) :], dtype=np.int32)
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for start, end in spans:
+        joins = bool(joined) and joined[-1][1] == start
+        joined.append((joined.pop()[0] if joins else start, end))
+    return joined
 
 
 def _is_plain(pieces: Sequence[Piece]) -> bool:

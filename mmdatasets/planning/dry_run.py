@@ -1,7 +1,8 @@
 """Asks the model's own processor what it makes of a media item, without doing any pixel work.
 
-This is the only module that touches private API of transformers: `_merge_kwargs`, `_process_images` and its siblings,
-which return the processed tensors *and* the replacement text of each item.
+Beside `mmdatasets.chat.traced`, which renders templates, this is the only module that touches private API of
+transformers: `_merge_kwargs`, `_process_images` and its siblings, which return the processed tensors *and* the
+replacement text of each item.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from datasets import Features
 
 from mmdatasets._version import __version__
 from mmdatasets.chat.formats import Conversation, MediaColumns, Message, normalise
+from mmdatasets.chat.labels import TRAIN_ON, TrainOn
 from mmdatasets.collate.collator import MultimodalCollator
 from mmdatasets.collate.inputs import MediaInputs, make_inputs
 from mmdatasets.collate.rows import RowMedia, flat_references, plan_references, split_rows
@@ -54,6 +55,9 @@ class BasePlugin(FamilyHooks):
         chat_template: Jinja template to use instead of the processor's own.
         allowed_special: Control tokens that count as such when they stand in the data's own text, or `"all"`. Others
             are tokenised as the text they are. Grounding data needs `("<|box_start|>", "<|box_end|>", ...)`, say.
+        train_on: What is trained: all that the `"assistant"` writes, its `"last"` message, the `"completion"` (that
+            and the tool calls that lead to it), or `"all"` text. Never media tokens, nor messages with
+            `"train": False` or `"weight": 0`.
         messages_column: Column with the chat.
         images_column: Column with the images; `image` where the dataset has no `images`.
         videos_column: Column with the videos, likewise.
@@ -70,6 +74,7 @@ class BasePlugin(FamilyHooks):
     options: MediaOptions = field(default_factory=MediaOptions)
     chat_template: str | None = field(default=None, repr=False)
     allowed_special: tuple[str, ...] | Literal["all"] = ()
+    train_on: TrainOn = "assistant"
     messages_column: str = "messages"
     images_column: str = "images"
     videos_column: str = "videos"
@@ -77,6 +82,8 @@ class BasePlugin(FamilyHooks):
     family: str = "generic"
 
     def __post_init__(self) -> None:
+        if self.train_on not in TRAIN_ON:
+            raise ValueError(f"train_on={self.train_on!r} is none of {', '.join(map(repr, TRAIN_ON))}")
         if self.processor is None:
             return
         for modality in ("image", "video", "audio"):
@@ -327,14 +334,14 @@ class BasePlugin(FamilyHooks):
             "version": __version__,
             "schema_version": SCHEMA_VERSION,
             "config": config,
-            "processor": self.snapshot,
+            "snapshot": self.snapshot,
         }
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         if os.getpid() != _IMPORTED_IN_PROCESS:
             # A forked child: the parent's OpenMP threads are gone, and waiting for them would never end.
             torch.set_num_threads(1)
-        snapshot = state["processor"]
+        snapshot = state["snapshot"]
         self.__dict__.update(state["config"])  # type: ignore[call-overload]
         self.__dict__["snapshot"] = snapshot
         self.processor = snapshot.restore() if isinstance(snapshot, ProcessorSnapshot) else None

@@ -100,7 +100,7 @@ class Engine:
         for candidate in (plugin.chat_template, own, self.tokenizer.chat_template, plugin.default_chat_template):
             template = candidate.get("default") if isinstance(candidate, dict) else candidate
             if template:
-                return ChatTemplate(template, self.tokenizer.special_tokens_map)
+                return ChatTemplate(template, self.tokenizer.special_tokens_map, plugin.train_on)
         raise TemplateError(
             f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
         )
@@ -111,7 +111,7 @@ class Engine:
         return self.runner.adds_special_tokens and not (bos is not None and text.startswith(bos))
 
     def renders_parts(self, modalities: Iterable[Modality]) -> bool:
-        """Whether a conversation with these modalities is rendered from typed parts; without any, any of them tells."""
+        """Whether a conversation with these modalities is rendered from typed parts."""
         wanted = set(modalities) or set(list(self.runner.placeholders)[:1])
         return all(self.takes_parts(modality) for modality in wanted)
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from mmdatasets.chat.control_tokens import Piece, blank_marked, split_marked
 from mmdatasets.chat.formats import Conversation, as_string
-from mmdatasets.chat.template import Rendered, Span
+from mmdatasets.chat.template import Rendered
 from mmdatasets.chat.tokenise import Encoded, IntArray
+from mmdatasets.chat.traced import Span
 from mmdatasets.errors import MMDatasetsError, TemplateError
 from mmdatasets.features import MediaRecord, record_of
 from mmdatasets.transforms.own_messages import find_runs, render_own_messages, share_runs
@@ -36,7 +37,7 @@ class TokenisedRow:
 
     Attributes:
         input_ids: `(length,)` token ids, media tokens expanded.
-        labels: `(length,)` the ids of what the assistant writes, `IGNORE_INDEX` elsewhere.
+        labels: `(length,)` the ids of what is trained, `IGNORE_INDEX` elsewhere.
         media: The row's media items in the order of the text.
     """
 
@@ -58,7 +59,7 @@ class Edit:
 class _PlannedRow:
     pieces: list[Piece]
     add_special_tokens: bool
-    assistant_spans: list[Span]
+    trained_spans: list[Span]
     item_spans: list[Span]
     media: PlannedMedia
     expansions: list[Expansion]
@@ -102,7 +103,7 @@ def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
     else:
         rendered, special, item_spans, expansions = _place_expansions(plugin, divided, media)
     pieces = split_marked(rendered.text)
-    return _PlannedRow(pieces, special, list(rendered.assistant_spans), item_spans, media, expansions)
+    return _PlannedRow(pieces, special, list(rendered.trained_spans), item_spans, media, expansions)
 
 
 _Placed: TypeAlias = tuple[Rendered, bool, list[Span], list[Expansion]]
@@ -147,7 +148,7 @@ def apply_edits(rendered: Rendered, edits: Sequence[Edit]) -> tuple[Rendered, li
     """Applies edits, in order and without overlap, to a rendered text.
 
     Returns:
-        The new text with the assistant's spans moved along, and where each edit's text stands in it.
+        The new text with the trained spans moved along, and where each edit's text stands in it.
     """
     if not edits:
         return rendered, []
@@ -167,7 +168,7 @@ def apply_edits(rendered: Rendered, edits: Sequence[Edit]) -> tuple[Rendered, li
     def moved(position: int) -> int:
         return position + shifts[bisect_right(ends, position)]
 
-    spans = tuple((moved(start), moved(end)) for start, end in rendered.assistant_spans)
+    spans = tuple((moved(start), moved(end)) for start, end in rendered.trained_spans)
     return Rendered("".join(pieces), spans), placed
 
 
@@ -202,7 +203,7 @@ def _expand_row(plugin: BasePlugin, row: _PlannedRow, tokens: Encoded) -> Tokeni
     ranges = [
         _token_range(plugin, tokens, span, modality) for span, modality in zip(row.item_spans, modalities, strict=True)
     ]
-    trained = tokens.overlapping(row.assistant_spans)
+    trained = tokens.written_in(row.trained_spans)
     for first, last in ranges:
         trained[first:last] = False
     labels = np.where(trained, tokens.ids, np.int32(IGNORE_INDEX))

@@ -21,8 +21,6 @@ REPOSITORY = Path(__file__).parents[2]
 GENERIC = generic_subjects()
 SUBJECTS = {subject.name: subject for subject in named_subjects()}
 QUICK = {"rows of different counts"}
-# The one family whose processor class is another's, with a template that drops the reasoning of earlier turns.
-REWRITES_HISTORY = {"qwen3_5"}
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +46,6 @@ def cells():
     for name in SUBJECTS:
         for scenario in SCENARIOS:
             marks = [] if scenario.name in QUICK else [pytest.mark.slow]
-            if name in REWRITES_HISTORY and scenario.name == "several turns":
-                reason = "assistant turns cannot be told apart where the template rewrites earlier ones"
-                marks.append(pytest.mark.xfail(reason=reason, strict=True))
             yield pytest.param(name, scenario, id=f"{name}-{scenario.name.replace(' ', '_')}", marks=marks)
 
 

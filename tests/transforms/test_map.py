@@ -284,7 +284,7 @@ def test_the_fingerprint_tells_settings_apart() -> None:
 
 def test_fingerprinting_is_cheap(plugin) -> None:
     state = plugin.__getstate__()
-    assert state["processor"] is plugin.snapshot  # taken once, not with each hash
+    assert state["snapshot"] is plugin.snapshot  # taken once, not with each hash
 
 
 SCRIPT = """
