@@ -48,10 +48,9 @@ def resample(samples: Waveform, orig_rate: int, new_rate: int, resampler: Resamp
     """Changes the sampling rate of mono audio.
 
     `"soxr"` is `soxr.resample` in its high quality, padded with zeros or cut to the expected length, as
-    `librosa.resample(res_type="soxr_hq")` and `transformers.audio_utils.load_audio` do: what lies above the new
-    Nyquist frequency is 130 dB down. `"torchaudio"` is `torchaudio.functional.resample` with its defaults, which lets
-    aliases through (at -10 dB just above the Nyquist frequency); it is there for models that were trained on its
-    output.
+    `librosa.resample(res_type="soxr_hq")` and `transformers.audio_utils.load_audio` do. `"torchaudio"` is
+    `torchaudio.functional.resample` with its defaults, for models that were trained on its output. Of a tone half a
+    kilohertz above what 16 kHz can hold, soxr leaves less than -130 dB, torchaudio -11 dB (FFmpeg -26 dB).
 
     Args:
         samples: `(num_samples,)`.
