@@ -19,6 +19,11 @@ REPOSITORY = Path(__file__).parents[2]
     [
         ("map_stage.py", ["--rows", "3", "--large-rows", "1"], ["processor.apply_chat_template", "plugin.transform"]),
         (
+            "map_videos.py",
+            ["--rows", "2", "--files", "1", "--seconds", "1", "--family", "qwen3_vl"],
+            ["load_video, processor(...)", "plugin.transform"],
+        ),
+        (
             "collate_stage.py",
             ["--sizes", "320x240", "200x500"],
             ["processor(text, images)", "apply_chat_template", "plugin.collator"],
