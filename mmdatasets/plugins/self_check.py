@@ -7,19 +7,18 @@ or to its inputs, no hook tells. So a plugin that knows nothing of its processor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mmdatasets.chat.formats import Message, as_string
 from mmdatasets.collate.rows import as_reference
 from mmdatasets.errors import MMDatasetsError, ProcessorMismatchError, TemplateError
-from mmdatasets.planning.inputs import video_metadata
-from mmdatasets.types import MediaInput, Modality, VideoShape
+from mmdatasets.plugins.own_call import call_processor, probe_chat
+from mmdatasets.types import FramePlan, MediaInput, Modality, VideoShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,10 +29,8 @@ if TYPE_CHECKING:
 # For processors without a template: the stages work all the same.
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 _PROBES: tuple[tuple[Modality, ...], ...] = ((), ("image",), ("image", "image"), ("video",), ("audio",))
-_ARGUMENTS: Mapping[Modality, str] = {"image": "images", "video": "videos", "audio": "audio"}
+_MANY_FRAMES = 32
 _LONGEST_QUOTE = 60
-
-_Call: TypeAlias = "Callable[[Engine, Sequence[Modality], Sequence[MediaInput]], Mapping[str, object]]"
 
 
 def check_against_processor(plugin: BasePlugin, engine: Engine) -> None:
@@ -77,12 +74,11 @@ def _with_engine(plugin: BasePlugin, engine: Engine) -> BasePlugin:
 
 
 def _check_probe(plugin: BasePlugin, kinds: Sequence[Modality]) -> None:
-    try:
-        media = [_noise(plugin.engine, kind) for kind in kinds]
-        row = _mapped(plugin, kinds, media)
-    except MMDatasetsError:
+    made = _make_row(plugin, kinds)
+    if made is None:
         return
-    theirs = _own_call(plugin, kinds, media)
+    media, row = made
+    theirs = call_processor(plugin.engine, kinds, media)
     if theirs is None or "input_ids" not in theirs:
         return
     found = _describe_ids(row["input_ids"], _first_row(theirs["input_ids"]), plugin.engine.tokenizer)
@@ -98,101 +94,50 @@ def _check_probe(plugin: BasePlugin, kinds: Sequence[Modality]) -> None:
         )
 
 
-def _chat(kinds: Sequence[Modality]) -> list[Message]:
-    media = [{"type": kind} for kind in kinds]
-    return [
-        {"role": "user", "content": [*media, {"type": "text", "text": "What is this?"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "A shape."}]},
-    ]
+def _make_row(
+    plugin: BasePlugin, kinds: Sequence[Modality]
+) -> tuple[Sequence[MediaInput], Mapping[str, list[int]]] | None:
+    """The items of a probe that the plugin takes, and the row that its transform makes; `None` where it takes none."""
+    if not kinds:
+        return [], _mapped(plugin, kinds, [])
+    for item in _noise(plugin.engine, kinds[0]):
+        media = [item] * len(kinds)
+        try:
+            return media, _mapped(plugin, kinds, media)
+        except MMDatasetsError:
+            continue
+    return None
 
 
-def _noise(engine: Engine, kind: Modality) -> MediaInput:
-    """A small item of noise: what it becomes must not depend on more than its shape."""
-    blank = engine.blank(kind)[0]
+def _noise(engine: Engine, kind: Modality) -> Iterator[MediaInput]:
+    """Small items of noise: what they become must not depend on more than their shapes."""
+    try:
+        blank = engine.blank(kind)[0]
+    except MMDatasetsError:
+        return
     generator = np.random.default_rng(0)
-    if kind == "audio":
-        return replace(blank, data=generator.uniform(-0.1, 0.1, blank.data.shape).astype(np.float32))
-    pixels = generator.integers(0, 256, tuple(blank.data.shape), dtype=np.uint8)
-    return replace(blank, data=torch.from_numpy(pixels))
+    if isinstance(blank.data, np.ndarray):
+        yield replace(blank, data=generator.uniform(-0.1, 0.1, blank.data.shape).astype(np.float32))
+        return
+    pixels = torch.from_numpy(generator.integers(0, 256, tuple(blank.data.shape), dtype=np.uint8))
+    yield replace(blank, data=pixels)
+    if isinstance(blank.shape, VideoShape):
+        # Some processors sample more frames than others take at least.
+        times = tuple(map(float, range(_MANY_FRAMES)))
+        shape = replace(blank.shape, frames=FramePlan(tuple(range(_MANY_FRAMES)), times))
+        shape = replace(shape, num_source_frames=_MANY_FRAMES, duration_s=float(_MANY_FRAMES))
+        yield MediaInput(shape, pixels[torch.arange(_MANY_FRAMES) % len(pixels)])
 
 
 def _mapped(plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[MediaInput]) -> dict[str, list[int]]:
     """The probe as the plugin's transform makes it, in a batch of one row."""
-    columns: dict[str, list[object]] = {plugin.messages_column: [_chat(kinds)]}
+    columns: dict[str, list[object]] = {plugin.messages_column: [probe_chat(kinds)]}
     for kind in dict.fromkeys(kinds):
         own = [item for item in media if item.modality == kind]
         rate = plugin.engine.runner.sampling_rate if kind == "audio" else 0
         columns[plugin.media_columns[kind]] = [[as_reference(item, rate) for item in own]]
     made = plugin.transform(columns)
     return {name: column[0] for name, column in made.items()}  # type: ignore[misc]
-
-
-def _own_call(
-    plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[MediaInput]
-) -> Mapping[str, object] | None:
-    """What the processor's own call makes of the probe, `None` where it refuses it."""
-    engine = plugin.engine
-    calls: tuple[_Call, ...] = (_call_on_text,)
-    if _renders_parts(engine):
-        calls = (_call_on_parts, _call_on_text) if set(kinds) <= {"image"} else (_call_on_rendered, _call_on_text)
-    for call in calls:
-        # Images without pixels first, which is quick; some processors need them.
-        for items in ([_without_data(item) for item in media], media):
-            try:
-                return call(engine, kinds, items)
-            except Exception:  # processors raise what their code raises
-                continue
-    return None
-
-
-def _renders_parts(engine: Engine) -> bool:
-    """Whether the template writes typed parts as it writes strings; older ones only take strings."""
-    try:
-        parts, strings = (engine.template.render(chat).text for chat in (_chat(()), _as_strings(engine, ())))
-    except TemplateError:
-        return False
-    return parts == strings
-
-
-def _as_strings(engine: Engine, kinds: Sequence[Modality]) -> list[Message]:
-    return [as_string(message, engine.runner.placeholders) for message in _chat(kinds)]
-
-
-def _without_data(item: MediaInput) -> MediaInput:
-    return replace(item, data=item.data.to("meta")) if item.modality == "image" else item  # type: ignore[union-attr]
-
-
-def _call_on_parts(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    chat = _chat(kinds)
-    for part, kind, item in zip(chat[0]["content"], kinds, items, strict=False):  # type: ignore[call-overload]
-        part[kind] = item.data
-    return engine.runner.processor.apply_chat_template(  # type: ignore[no-any-return]
-        [chat], chat_template=engine.template.source, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-
-
-def _call_on_rendered(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    return _call(engine, engine.template.render(_chat(kinds)).text, items)
-
-
-def _call_on_text(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    return _call(engine, engine.template.render(_as_strings(engine, kinds)).text, items)
-
-
-def _call(engine: Engine, text: str, items: Sequence[MediaInput]) -> Mapping[str, object]:
-    given: dict[str, object] = {}
-    for kind, argument in _ARGUMENTS.items():
-        own = [item.data for item in items if item.modality == kind]
-        if own:
-            given[argument] = [own] if kind == "image" else own
-    videos = [video_metadata(item.shape) for item in items if isinstance(item.shape, VideoShape)]
-    if videos:
-        given["videos_kwargs"] = {"video_metadata": videos, "do_sample_frames": False, "return_metadata": True}
-    if "audio" in given:
-        given["audio_kwargs"] = {"sampling_rate": engine.runner.sampling_rate}
-    special = engine.adds_special_tokens(text)
-    made = engine.runner.processor(text=[text], add_special_tokens=special, return_tensors="pt", **given)
-    return {name: value for name, value in made.items() if name != "video_metadata"}
 
 
 def _first_row(ids: object) -> list[int]:
