@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, product
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmdatasets.chat.formats import Message, as_string
 from mmdatasets.errors import TemplateError
+from mmdatasets.planning.image_forms import IMAGE_FORMS, ImageForm, one_list_a_row
 from mmdatasets.planning.inputs import video_metadata
 from mmdatasets.types import MediaInput, Modality, VideoShape
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from mmdatasets.transforms.engine import Engine
 
 _ARGUMENTS: Mapping[Modality, str] = {"image": "images", "video": "videos", "audio": "audio"}
-_Call: TypeAlias = "Callable[[Engine, Sequence[Modality], Sequence[MediaInput]], Mapping[str, object]]"
+_Call: TypeAlias = "Callable[[Engine, Sequence[Modality], Sequence[MediaInput], ImageForm], Mapping[str, object]]"
 
 
 def probe_chat(kinds: Sequence[Modality]) -> list[Message]:
@@ -34,13 +36,15 @@ def call_processor(
     calls: tuple[_Call, ...] = (_call_on_text,)
     if _renders_parts(engine):
         calls = (_call_on_parts, _call_on_text) if set(kinds) <= {"image"} else (_call_on_rendered, _call_on_text)
-    for call in calls:
-        # Images without pixels first, which is quick; some processors need them.
-        for items in ([_without_data(item) for item in media], media):
-            try:
-                return call(engine, kinds, items)
-            except Exception:  # processors raise what their code raises
-                continue
+    # Images without pixels first, which is quick; some processors need them.
+    attempts = [([_without_data(item) for item in media], one_list_a_row), *((media, form) for form in IMAGE_FORMS)]
+    if "image" not in kinds:
+        attempts = [(media, one_list_a_row)]
+    for call, (items, form) in product(calls, attempts):
+        try:
+            return call(engine, kinds, items, form)
+        except Exception:  # processors raise what their code raises
+            continue
     return None
 
 
@@ -61,29 +65,36 @@ def _without_data(item: MediaInput) -> MediaInput:
     return replace(item, data=item.data.to("meta")) if item.modality == "image" else item  # type: ignore[union-attr]
 
 
-def _call_on_parts(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
+def _call_on_parts(
+    engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput], form: ImageForm
+) -> Mapping[str, object]:
     chat = probe_chat(kinds)
-    for part, kind, item in zip(chat[0]["content"], kinds, items, strict=False):  # type: ignore[call-overload]
-        part[kind] = item.data
+    images = chain(*(form([[item.data]]) for item in items))  # type: ignore[list-item]
+    for part, kind, image in zip(chat[0]["content"], kinds, images, strict=False):  # type: ignore[call-overload]
+        part[kind] = image[0] if isinstance(image, list) else image
     return engine.runner.processor.apply_chat_template(  # type: ignore[no-any-return]
         [chat], chat_template=engine.template.source, tokenize=True, return_dict=True, return_tensors="pt"
     )
 
 
-def _call_on_rendered(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    return _call(engine, engine.template.render(probe_chat(kinds)).text, items)
+def _call_on_rendered(
+    engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput], form: ImageForm
+) -> Mapping[str, object]:
+    return _call(engine, engine.template.render(probe_chat(kinds)).text, items, form)
 
 
-def _call_on_text(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    return _call(engine, engine.template.render(_as_strings(engine, kinds)).text, items)
+def _call_on_text(
+    engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput], form: ImageForm
+) -> Mapping[str, object]:
+    return _call(engine, engine.template.render(_as_strings(engine, kinds)).text, items, form)
 
 
-def _call(engine: Engine, text: str, items: Sequence[MediaInput]) -> Mapping[str, object]:
+def _call(engine: Engine, text: str, items: Sequence[MediaInput], form: ImageForm) -> Mapping[str, object]:
     given: dict[str, object] = {}
     for kind, argument in _ARGUMENTS.items():
         own = [item.data for item in items if item.modality == kind]
         if own:
-            given[argument] = [own] if kind == "image" else own
+            given[argument] = form([own]) if kind == "image" else own  # type: ignore[list-item]
     videos = [video_metadata(item.shape) for item in items if isinstance(item.shape, VideoShape)]
     if videos:
         given["videos_kwargs"] = {"video_metadata": videos, "do_sample_frames": False, "return_metadata": True}
