@@ -29,23 +29,26 @@ def probe_chat(kinds: Sequence[Modality]) -> list[Message]:
     ]
 
 
-def call_processor(
-    engine: Engine, kinds: Sequence[Modality], media: Sequence[MediaInput]
-) -> Mapping[str, object] | None:
-    """What the processor's own call makes of the probe with these items, `None` where it refuses it."""
+def call_processor(engine: Engine, kinds: Sequence[Modality], media: Sequence[MediaInput]) -> Mapping[str, object]:
+    """What the processor's own call makes of the probe with these items.
+
+    Raises:
+        Exception: What the processor raises, where it refuses it in every form.
+    """
     calls: tuple[_Call, ...] = (_call_on_text,)
     if _renders_parts(engine):
         calls = (_call_on_parts, _call_on_text) if set(kinds) <= {"image"} else (_call_on_rendered, _call_on_text)
-    # Images without pixels first, which is quick; some processors need them.
-    attempts = [([_without_data(item) for item in media], one_list_a_row), *((media, form) for form in IMAGE_FORMS)]
-    if "image" not in kinds:
-        attempts = [(media, one_list_a_row)]
+    attempts = [(media, form) for form in (IMAGE_FORMS if "image" in kinds else (one_list_a_row,))]
+    if "image" in kinds:  # without pixels first, which is quick; some processors need them
+        attempts.insert(0, ([_without_data(item) for item in media], one_list_a_row))
+    refusals: list[Exception] = []
     for call, (items, form) in product(calls, attempts):
         try:
             return call(engine, kinds, items, form)
-        except Exception:  # processors raise what their code raises
-            continue
-    return None
+        except Exception as error:  # processors raise what their code raises
+            if items is media:
+                refusals.append(error)
+    raise refusals[0]
 
 
 def _renders_parts(engine: Engine) -> bool:

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 
 from mmdatasets.collate.rows import as_reference
 from mmdatasets.errors import MMDatasetsError, ProcessorMismatchError, TemplateError
+from mmdatasets.plugins.call_frame import CallFrame, FramedEngine, frames_between
 from mmdatasets.plugins.own_call import call_processor, probe_chat
 from mmdatasets.types import FramePlan, MediaInput, Modality, VideoShape
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+    from mmdatasets.options import MediaOptions
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.engine import Engine
+
+Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase"
 
 # For processors without a template: the stages work all the same.
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
@@ -33,75 +37,125 @@ _MANY_FRAMES = 32
 _LONGEST_QUOTE = 60
 
 
-def check_against_processor(plugin: BasePlugin, engine: Engine) -> None:
-    """Checks that a plugin gives what its processor's own call gives.
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """What a plugin makes of a probe, where the processor's own call makes something else of it.
 
-    The probes are a short chat, the same with an image, with two, with a video, and with audio. Where the processor's
-    call refuses one, or the plugin does, that probe says nothing: rows like it are refused with the reason. Where they
-    differ on a video or on audio alone, the plugin goes on without that modality.
+    Attributes:
+        kinds: The modalities of the probe's items.
+        found: What differs, in words.
+        ours: The plugin's token ids.
+        theirs: The call's; empty where it refuses the probe.
+    """
+
+    kinds: tuple[Modality, ...]
+    found: str
+    ours: Sequence[int]
+    theirs: Sequence[int]
+
+    def as_error(self, processor: object) -> ProcessorMismatchError:
+        """The error that says so."""
+        probe = f"a chat with {len(self.kinds)} {self.kinds[0]}(s)" if self.kinds else "a chat without media"
+        return ProcessorMismatchError(
+            f"{type(processor).__name__} does more in its call than its hooks tell: of {probe}, {self.found}. What "
+            "the generic plugin makes of this processor's data would not be what its model expects. Write a plugin "
+            "for it, as docs/adding_a_family.md shows"
+        )
+
+
+def make_checked_engine(plugin: BasePlugin, processor: Processor, options: MediaOptions) -> FramedEngine:
+    """What a plugin computes with, once it was compared with the processor's own call.
+
+    The probes are a short chat, the same with an image, with two, with a video, and with audio. Where the plugin
+    refuses one, that says nothing: it refuses rows like it with the reason. Where the call refuses the first or the
+    third, that says nothing either; where it refuses an item, nothing could tell whether the plugin is right, and the
+    engine goes without that modality. Where the call only puts special tokens around every text, the engine does too.
 
     Args:
         plugin: The plugin. It is not changed.
-        engine: The engine that it is to compute with.
+        processor: The model's processor.
+        options: How media is read and sized.
+
+    Returns:
+        The engine. It goes without videos or audio also where these differ.
 
     Raises:
-        ProcessorMismatchError: If token ids or the names, types or shapes of inputs differ. Says which.
+        ProcessorMismatchError: If token ids or the names, types or shapes of inputs differ otherwise. Says which.
+    """
+    engine = FramedEngine(plugin, processor, options)
+    mismatch = _find_mismatch(plugin, engine)
+    if mismatch is None:
+        return engine
+    for frame in frames_between(mismatch.ours, mismatch.theirs, engine.tokenizer):
+        framed = FramedEngine(plugin, processor, options, frame)
+        if _find_mismatch(plugin, framed) is None and _find_mismatch(plugin, framed, frame) is None:
+            return framed
+    raise mismatch.as_error(processor)
+
+
+def _find_mismatch(plugin: BasePlugin, engine: FramedEngine, within: CallFrame | None = None) -> Mismatch | None:
+    """The first probe on which plugin and call differ, where the template puts a frame around texts, if one is given.
+
+    Modalities that the model is to go without are refused by the engine from then on.
     """
     if engine.runner.tokenizer is engine.runner.processor:
-        return
-    probed = _with_engine(plugin, engine)
+        return None
+    probed = _with_engine(plugin, engine, within)
     for kinds in _PROBES:
         if not all(kind in engine.runner.placeholders for kind in kinds):
             continue
-        try:
-            _check_probe(probed, kinds)
-        except ProcessorMismatchError as error:
-            if kinds not in (("video",), ("audio",)):
-                raise
-            engine.media.refuse(kinds[0], error.message)
+        mismatch = _compare(probed, kinds)
+        if mismatch is None:
+            continue
+        if not mismatch.theirs or kinds in (("video",), ("audio",)):
+            engine.media.refuse(kinds[0], mismatch.as_error(engine.runner.processor).message)
+        else:
+            return mismatch
+    return None
 
 
-def _with_engine(plugin: BasePlugin, engine: Engine) -> BasePlugin:
+def _with_engine(plugin: BasePlugin, engine: FramedEngine, within: CallFrame | None) -> BasePlugin:
     """A copy of the plugin that computes with an engine, so that making the probes checks nothing again."""
     copy = dataclasses.replace(plugin, processor=engine.runner.processor, options=engine.options)
-    copy.__dict__["engine"] = engine
     try:
-        _ = engine.template
+        source = engine.template.source
     except TemplateError:
-        copy = dataclasses.replace(copy, chat_template=_PLAIN_TEMPLATE)
-        copy.__dict__["engine"] = type(engine)(copy, engine.runner.processor, engine.options)
+        source = _PLAIN_TEMPLATE
+    if within is None and source is not _PLAIN_TEMPLATE:
+        copy.__dict__["engine"] = engine
+        return copy
+    copy = dataclasses.replace(copy, chat_template=source if within is None else within.in_template(source))
+    copy.__dict__["engine"] = engine.for_plugin(copy)
     return copy
 
 
-def _check_probe(plugin: BasePlugin, kinds: Sequence[Modality]) -> None:
+def _compare(plugin: BasePlugin, kinds: tuple[Modality, ...]) -> Mismatch | None:
     made = _make_row(plugin, kinds)
     if made is None:
-        return
+        return None
     media, row = made
-    theirs = call_processor(plugin.engine, kinds, media)
-    if theirs is None or "input_ids" not in theirs:
-        return
-    found = _describe_ids(row["input_ids"], _first_row(theirs["input_ids"]), plugin.engine.tokenizer)
+    ours = row["input_ids"]
+    try:
+        theirs = call_processor(plugin.engine, kinds, media)
+    except Exception as error:  # processors raise what their code raises
+        # Fuyu's call writes the image's tokens itself, and takes no placeholder.
+        found = f"which it refuses ({type(error).__name__}: {error}), the plugin makes a row"
+        return Mismatch(kinds, found, ours, []) if len(kinds) == 1 else None
+    if "input_ids" not in theirs:
+        return None
+    own = _first_row(theirs["input_ids"])
+    found = _describe_ids(ours, own, plugin.engine.tokenizer)
     if len(kinds) < 2:
         found = found or _describe_inputs(plugin, row, theirs)
-    if found:
-        probe = f"a chat with {len(kinds)} {kinds[0]}(s)" if kinds else "a chat without media"
-        name = type(plugin.engine.runner.processor).__name__
-        raise ProcessorMismatchError(
-            f"{name} does more in its call than its hooks tell: of {probe}, {found}. What the generic plugin makes of "
-            "this processor's data would not be what its model expects. Write a plugin for it, as "
-            "docs/adding_a_family.md shows"
-        )
+    return Mismatch(kinds, found, ours, own) if found else None
 
 
 def _make_row(
     plugin: BasePlugin, kinds: Sequence[Modality]
 ) -> tuple[Sequence[MediaInput], Mapping[str, list[int]]] | None:
     """The items of a probe that the plugin takes, and the row that its transform makes; `None` where it takes none."""
-    if not kinds:
-        return [], _mapped(plugin, kinds, [])
-    for item in _noise(plugin.engine, kinds[0]):
-        media = [item] * len(kinds)
+    for item in _noise(plugin.engine, kinds[0]) if kinds else (None,):
+        media = [item] * len(kinds) if item is not None else []
         try:
             return media, _mapped(plugin, kinds, media)
         except MMDatasetsError:
