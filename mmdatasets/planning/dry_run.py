@@ -15,10 +15,10 @@ from functools import cache, cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-import torch
 from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaProcessorError
+from mmdatasets.planning.image_forms import ImageHandOver
 from mmdatasets.planning.inputs import Outputs, blank_input, describe_shape, join_outputs, video_metadata
 from mmdatasets.types import (
     MODALITIES,
@@ -117,6 +117,7 @@ class ProcessorRunner:
             self.placeholders["image"], self._known_tokens["image"] = image_tokens
         self._frames_are_independent = frames_are_independent
         self._meta_works: dict[Modality, bool] = {}
+        self._hand_over = ImageHandOver(self._run_images)
         self._kwargs = self._merge_kwargs(overrides or {})
 
     def _merge_kwargs(self, overrides: Mapping[Modality, ProcessorKwargs]) -> dict[str, ProcessorKwargs]:
@@ -302,7 +303,7 @@ class ProcessorRunner:
         texts: dict[Modality, Iterator[str]] = {}
         if any(item.modality == "image" for item in flat):
             images = [[item.data for item in row if item.modality == "image"] for row in rows]
-            found, replacements = self._run_images(images)  # type: ignore[arg-type]
+            found, replacements = self._hand_over(images)  # type: ignore[arg-type]
             outputs |= found
             texts["image"] = iter(replacements)
         # A video's sound stands among the audio, in the order of the text.
@@ -330,10 +331,9 @@ class ProcessorRunner:
         names = tuple(self.processor.model_input_names)
         return {key: value for key, value in outputs.items() if key.startswith(names) and key not in unused}
 
-    def _run_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[Outputs, list[str]]:
-        # As the processor's own call does it with the images of a batch of conversations.
-        laid_out = self.processor.prepare_inputs_layout(images=[list(row) for row in images])[0]
-        outputs, replacements = self.processor._process_images(laid_out, **self.kwargs("image"))
+    def _run_images(self, images: list[object]) -> tuple[Outputs, list[str]]:
+        images = self.processor.prepare_inputs_layout(images=images, **self._kwargs)[0]
+        outputs, replacements = self.processor._process_images(images, **self.kwargs("image"))
         return dict(outputs), replacements
 
     def _run_audio(self, audio: Sequence[object]) -> tuple[Outputs, list[str]]:
@@ -393,5 +393,8 @@ def _named_parameters(processor_class: type[ProcessorMixin], modality: Modality)
 
 
 def _refusal(error: Exception) -> MediaProcessorError:
+    if isinstance(error, NotImplementedError) and not str(error):
+        lacks = "its class lacks replace_image_token or its like. Write a plugin, as docs/adding_a_family.md shows"
+        return MediaProcessorError(f"the model's processor does not say what an item becomes in the text: {lacks}")
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return MediaProcessorError(f"the model's processor refuses it: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import takewhile
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
 
 _MARKUP_CACHE_SIZE = 1024
-_SIDES = (32, 64, 128, 256, 512)
+_SIDES = (32, 64, 128, 224, 256, 512)  # 224: whole patches of 14, 16, 28 and 32 pixels
+_HOPELESS = 3
 _BLANKS: dict[Modality, list[MediaShape]] = {
     "image": [ImageInfo(side, side) for side in _SIDES],
     "video": [
@@ -160,10 +162,14 @@ class Engine:
         Raises:
             MediaError: If the processor takes none that was tried.
         """
+        refusals: Counter[str] = Counter()
         for shape in _BLANKS[modality]:
             try:
                 expansion = self.media.expand_one(shape)
-            except MediaError:
+            except MediaError as error:
+                refusals[error.message] += 1
+                if refusals[error.message] == _HOPELESS:  # what is said of any size is not about the size
+                    break
                 continue
             tokens = self.encoder.encode([[Piece(expansion.text, 0, literal=False)]], [False])[0].ids
             return blank_input(shape, "cpu"), np.repeat(tokens, self.run_counts(tokens, expansion.runs)).tolist()
