@@ -9,7 +9,7 @@ and what `render_jinja_template` does to messages beforehand.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +80,7 @@ class TracedTemplate:
         self.source = source
         self.has_generation_tags = bool(_GENERATION_TAG.search(source))
         self._variables = variables
+        self._agrees: dict[Hashable, bool] = {}  # kinds of messages -> whether transformers renders the same text
 
     @cached_property
     def _compiled(self) -> tuple[Environment, Template]:
@@ -99,26 +100,49 @@ class TracedTemplate:
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Traced:
         """Renders a conversation.
 
+        Where messages have keys that none had before, transformers renders them too. If its text is another one, as
+        where a version of transformers prepares messages in a way not known here, conversations of such messages are
+        left to it from then on, and come without regions.
+
         Raises:
             TemplateError: If the template fails. Names the line.
         """
-        environment, template = self._compiled
-        chat = _alias_reasoning(_as_transformers_passes(list(messages)))
-        reports = _Reports(chat)
-        generated: list[Span] = []
         try:
-            with self._tracker(environment, reports.blocks, generated):
-                for block in template.generate(
-                    messages=chat, add_generation_prompt=generation_prompt, **self._given, **{_REPORTS: reports}
-                ):
-                    reports.blocks.append(block)
+            kinds = frozenset((message["role"], type(message.get("content")), *message) for message in messages)
+            traced = self._render_traced(messages, generation_prompt) if self._agrees.get(kinds, True) else None
+            if traced and kinds in self._agrees:
+                return traced
+            plain = self._render_plain(messages, generation_prompt)
+            self._agrees[kinds] = traced is not None and traced.text == plain.text
+            return traced if traced and self._agrees[kinds] else plain
         except (JinjaError, TypeError, ValueError, KeyError, AttributeError) as error:
             roles = ", ".join(str(message["role"]) for message in messages)
             raise TemplateError(
                 f"the chat template fails on a conversation of {roles or 'no turns'}: {error}"
                 f"{self._at_line(_template_line(error.__traceback__))}"
             ) from error
+
+    def _render_traced(self, messages: Sequence[Message], generation_prompt: bool) -> Traced:
+        environment, template = self._compiled
+        chat = _alias_reasoning(_as_transformers_passes(list(messages)))
+        reports = _Reports(chat)
+        generated: list[Span] = []
+        with self._tracker(environment, reports.blocks, generated):
+            for block in template.generate(
+                messages=chat, add_generation_prompt=generation_prompt, **self._given, **{_REPORTS: reports}
+            ):
+                reports.blocks.append(block)
         return Traced("".join(reports.blocks), reports.regions(prompted=generation_prompt), tuple(generated))
+
+    def _render_plain(self, messages: Sequence[Message], generation_prompt: bool) -> Traced:
+        texts, generated = chat_template_utils.render_jinja_template(
+            conversations=[list(messages)],
+            chat_template=self.source,
+            add_generation_prompt=generation_prompt,
+            return_assistant_tokens_mask=self.has_generation_tags,
+            **self._variables,
+        )
+        return Traced(texts[0], {}, tuple(generated[0]) if generated else ())
 
     def _tracker(
         self, environment: Environment, blocks: list[str], generated: list[Span]
