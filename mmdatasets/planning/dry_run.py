@@ -148,7 +148,12 @@ class ProcessorRunner:
 
     @property
     def adds_special_tokens(self) -> bool:
-        """Whether the processor's call lets the tokenizer add bos and eos to a text that does not start with bos."""
+        """Whether the processor's call lets the tokenizer add bos and eos to a text that does not start with bos.
+
+        A bare tokenizer's `apply_chat_template` never adds them: the template writes them, or there are none.
+        """
+        if self.tokenizer is self.processor:
+            return False
         return bool(self._kwargs.get("text_kwargs", {}).get("add_special_tokens", True))
 
     @property
