@@ -1,13 +1,59 @@
-"""What the conformance suite puts every family through."""
+"""What the conformance suite puts every family through: rows of text and media items of any modality, in text order.
+
+A modality adds a `MediaSpec` (how its files are made) and scenarios; nothing else here knows of modalities.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeAlias
 
+from mmdatasets.chat.formats import PLACEHOLDERS
+from mmdatasets.testing.media import cut_pixel_data, write_image
+from mmdatasets.types import Modality
+
+Part: TypeAlias = dict[str, object]
 Message: TypeAlias = dict[str, object]
-Size: TypeAlias = tuple[int, int]
+Chat: TypeAlias = list[Message]
+
+
+class MediaSpec(Protocol):
+    """A synthetic media item: what a file is made of."""
+
+    modality: ClassVar[Modality]
+
+    def write(self, folder: Path) -> Path:
+        """Writes the file into a folder, unless it is there, and returns its path."""
+
+    def cut(self, path: Path, folder: Path) -> Path:
+        """Copies the file into a folder without what a decoder needs; who reads headers alone finds nothing wrong."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """A JPEG image.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+    """
+
+    width: int
+    height: int
+    modality: ClassVar[Modality] = "image"
+
+    def write(self, folder: Path) -> Path:
+        """Writes the file into a folder, unless it is there, and returns its path."""
+        path = folder / f"{self.width}x{self.height}.jpg"
+        return path if path.exists() else write_image(path, self.width, self.height, seed=self.width)
+
+    def cut(self, path: Path, folder: Path) -> Path:
+        """Copies the file into a folder up to where its pixel data starts."""
+        copy = folder / path.name
+        copy.write_bytes(cut_pixel_data(path.read_bytes()))
+        return copy
 
 
 @dataclass(frozen=True)
@@ -15,21 +61,72 @@ class Row:
     """One conversation.
 
     Attributes:
-        messages: Turns with typed content parts; `{"type": "image"}` for each image.
-        images: Width and height of each image, in the order of the text.
+        messages: Turns with typed content parts; `{"type": "image"}` and its siblings for the media items.
+        media: The media items, of whatever modalities, in the order of the text.
     """
 
-    messages: list[Message]
-    images: tuple[Size, ...] = ()
+    messages: Chat
+    media: tuple[MediaSpec, ...] = ()
 
     @property
     def answers(self) -> list[str]:
         """What the assistant says, turn by turn."""
-        return [
-            "".join(str(part["text"]) for part in message["content"])  # type: ignore[attr-defined]
-            for message in self.messages
-            if message["role"] == "assistant"
-        ]
+        return [_text(message) for message in self.messages if message["role"] == "assistant"]
+
+    @property
+    def strings(self) -> Chat:
+        """The same turns as strings, a placeholder (`<image>`) where a media item stands."""
+        return [{**message, "content": _text(message)} for message in self.messages]
+
+    @property
+    def mixed(self) -> Chat:
+        """What `strings` says, in parts where a turn has media: what a placeholder in a string stands for."""
+        turns = zip(self.messages, self.strings, strict=True)
+        return [typed if any(p["type"] != "text" for p in parts_of(typed)) else string for typed, string in turns]
+
+    def only(self, modality: Modality, items: Sequence[str]) -> list[str]:
+        """Those of `items`, one for each of `media`, that are of a modality."""
+        return [item for spec, item in zip(self.media, items, strict=True) if spec.modality == modality]
+
+
+def parts_of(message: Message) -> list[Part]:
+    """The content parts of a message; none where the content is a string."""
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _text(message: Message) -> str:
+    return "".join(
+        str(part["text"]) if part["type"] == "text" else PLACEHOLDERS[part["type"]]  # type: ignore[index]
+        for part in parts_of(message)
+    )
+
+
+def with_media(messages: Chat, items: Sequence[object]) -> Chat:
+    """Typed turns with the media references in their parts, which is the form that processors take.
+
+    Args:
+        messages: Turns; parts that are no text get a reference each, under their type's name.
+        items: The references, in the order of the text.
+    """
+    supply = iter(items)
+
+    def filled(part: Part) -> Part:
+        kind = str(part["type"])
+        return dict(part) if kind == "text" else {"type": kind, kind: next(supply)}
+
+    return [
+        {**message, "content": [filled(part) for part in parts_of(message)]} if parts_of(message) else dict(message)
+        for message in messages
+    ]
+
+
+def media_in(chat: Chat) -> Iterator[tuple[str, object]]:
+    """Type and reference of every media item of a chat, as `with_media` put them there."""
+    for message in chat:
+        for part in parts_of(message):
+            if part["type"] != "text":
+                yield str(part["type"]), part[str(part["type"])]
 
 
 @dataclass(frozen=True)
@@ -47,38 +144,38 @@ class Scenario:
     too_large_for_models: str = ""
 
     @property
-    def has_images(self) -> bool:
-        """Whether any row has an image."""
-        return any(row.images for row in self.rows)
+    def modalities(self) -> frozenset[Modality]:
+        """The modalities of the rows' media items."""
+        return frozenset(spec.modality for row in self.rows for spec in row.media)
 
 
-def row(*turns: Sequence[str | Size]) -> Row:
-    """Makes a row of alternating user and assistant turns; a turn is texts, and image sizes where images stand."""
-    images: list[Size] = []
-    messages: list[Message] = []
+def row(*turns: Sequence[str | MediaSpec]) -> Row:
+    """Makes a row of alternating user and assistant turns; a turn is texts, and specs where media items stand."""
+    media: list[MediaSpec] = []
+    messages: Chat = []
     for index, turn in enumerate(turns):
-        parts: list[dict[str, str]] = []
+        parts: list[Part] = []
         for item in turn:
             if isinstance(item, str):
                 parts.append({"type": "text", "text": item})
             else:
-                parts.append({"type": "image"})
-                images.append(item)
+                parts.append({"type": item.modality})
+                media.append(item)
         messages.append({"role": "assistant" if index % 2 else "user", "content": parts})
-    return Row(messages, tuple(images))
+    return Row(messages, tuple(media))
 
 
-_PHOTO, _WIDE_PHOTO = (320, 240), (500, 200)
+_PHOTO, _WIDE_PHOTO = ImageSpec(320, 240), ImageSpec(500, 200)
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("one image", (row([_PHOTO, "What is this?"], ["A cat."]),)),
     Scenario("two images", (row([_PHOTO, "and", _WIDE_PHOTO, "differ how?"], ["In width."]),)),
-    Scenario("tall", (row([(60, 900), "What is this?"], ["A tower."]),)),
-    Scenario("wide", (row([(1200, 90), "What is this?"], ["A panorama."]),)),
-    Scenario("tiny", (row([(7, 5), "What is this?"], ["An icon."]),)),
+    Scenario("tall", (row([ImageSpec(60, 900), "What is this?"], ["A tower."]),)),
+    Scenario("wide", (row([ImageSpec(1200, 90), "What is this?"], ["A panorama."]),)),
+    Scenario("tiny", (row([ImageSpec(7, 5), "What is this?"], ["An icon."]),)),
     Scenario(
         "huge",
-        (row([(4000, 3000), "What is this?"], ["A landscape."]),),
+        (row([ImageSpec(4000, 3000), "What is this?"], ["A landscape."]),),
         too_large_for_models="attention over this many patches takes more memory than a test machine has",
     ),
     Scenario(
@@ -87,7 +184,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             row(
                 [_PHOTO, "What is this?"],
                 ["A cat."],
-                ["And this?", (200, 260)],
+                ["And this?", ImageSpec(200, 260)],
                 ["A dog: it barks."],
                 ["Are you sure?"],
                 ["Yes."],
@@ -98,7 +195,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         "rows of different counts",
         (
             row([_PHOTO, "What is this?"], ["A cat."]),
-            row([(200, 260), (330, 330), "Compare."], ["The second one is larger than the first one."]),
+            row(
+                [ImageSpec(200, 260), ImageSpec(330, 330), "Compare."],
+                ["The second one is larger than the first one."],
+            ),
         ),
     ),
     Scenario("text only", (row(["What is a cat?"], ["An animal."]), row(["And what is a dog, then?"], ["Another."]))),

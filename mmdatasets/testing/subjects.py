@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mmdatasets.testing.conformance import Subject
-from mmdatasets.testing.models import build_model
-from mmdatasets.testing.oracles import suffix_oracle
-from mmdatasets.testing.processors import build_processor, get_spec, list_processors
+from mmdatasets.plugins.registry import get_mm_plugin
+from mmdatasets.testing.conformance import SCENARIOS, Subject
+from mmdatasets.testing.family_oracles import MiniCPMVOracle, MossVLOracle, PublishedOracle, SuffixOracle
+from mmdatasets.testing.models import build_model, build_text_model
+from mmdatasets.testing.oracles import TokenizerOracle
+from mmdatasets.testing.processors import build_processor, get_spec, list_processors, read_chat_template
+from mmdatasets.testing.standins import build_standin, list_standins
+from mmdatasets.testing.standins.models import build_standin_model
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
     from mmdatasets.testing.oracles import Oracle
 
-_ORACLES: Mapping[str, Oracle] = {"paligemma": suffix_oracle}
+_ORACLES: Mapping[str, Oracle] = {
+    "minicpm_o": MiniCPMVOracle(),
+    "minicpm_v": MiniCPMVOracle(),
+    "moss_vl": MossVLOracle(),
+    "paligemma": SuffixOracle(),
+}
 
 _UNMASKED = (
-    "the model's cross attention lets tokens that no image precedes see the batch's padding images like any other, so "
-    "that they depend on what the row is padded with"
+    "before a row's first image, transformers' own model lets tokens attend to all images of a batch's row, and to those "
+    "that the processor pads it with: they depend on the batch"
+)
+_OTHER_PLACEHOLDER = (
+    "its call looks for image_placeholder_token, which its template writes, and not for its image_token, which it turns "
+    "that into"
 )
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
-    "mllama": {
-        ("logits", "rows of different counts"): _UNMASKED,
-        ("logits", "mixed batch"): _UNMASKED,
-        ("ensured media", "text only"): _UNMASKED,
-    }
+    "mllama": {("ensured media", "text only"): _UNMASKED},
+    "qianfan_ocr": {("unexpanded", one.name): _OTHER_PLACEHOLDER for one in SCENARIOS if one.modalities},
 }
 
 
+def _before_images(processor: ProcessorMixin, rows: Sequence[torch.Tensor], index: int) -> torch.Tensor:
+    """Which tokens of a row depend on padding images, which there are where rows have different numbers of images."""
+    is_image = [ids == processor.image_token_id for ids in rows]
+    counts = {int(mask.sum()) for mask in is_image}
+    return (is_image[index].cumsum(dim=0) == 0) & (len(counts) > 1)
+
+
 def named_subjects() -> list[Subject]:
-    """The processors that a plugin of the registry is made for."""
-    return [_subject(name) for name in list_processors() if get_spec(name).plugin != "generic"]
+    """The processors that a plugin of the registry is made for, and a tokenizer for the one of text-only models."""
+    named = [_subject(name) for name in list_processors() if get_spec(name).plugin != "generic"]
+    return [_BASE, *named]
+
+
+def standin_subjects() -> list[Subject]:
+    """Stand-ins for processors that are code of their checkpoints."""
+    return [
+        Subject(
+            name,
+            partial(build_standin, name),
+            partial(build_standin_model, name),
+            oracle=_ORACLES.get(name, PublishedOracle()),
+        )
+        for name in list_standins()
+    ]
 
 
 def generic_subjects() -> list[Subject]:
@@ -46,4 +80,22 @@ def _subject(name: str) -> Subject:
         partial(build_model, name) if get_spec(name).has_model else None,
         oracle=_ORACLES.get(name),
         exceptions=_EXCEPTIONS.get(name, {}),
+        dependent=_before_images if name == "mllama" else None,
+        dependent_reason=_UNMASKED if name == "mllama" else "",
     )
+
+
+def _text_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer that puts bos before a text by itself, and names an image token: neither is to matter."""
+    tokenizer: PreTrainedTokenizerBase = build_processor("lfm2_vl").tokenizer
+    tokenizer.chat_template = read_chat_template("chatml")
+    return tokenizer
+
+
+_BASE = Subject(
+    "base",
+    _text_tokenizer,
+    build_text_model,
+    lambda tokenizer: get_mm_plugin("base", processor=tokenizer),
+    TokenizerOracle(),
+)
