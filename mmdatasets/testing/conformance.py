@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
     from mmdatasets.testing.oracles import Oracle
-    from mmdatasets.types import MediaReference
 
     Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase"
 
@@ -170,11 +169,11 @@ class Run:
         """The rows in the form that processors take, the files in their parts."""
         return [with_media(row.messages, files) for row, files in zip(self.rows, self.files, strict=True)]
 
-    def stage_media(self, index: int) -> tuple[list[MediaReference], list[MediaReference], list[MediaReference]]:
+    def stage_media(self, index: int) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
         """A row's images, videos and audios, as the stages take them."""
         row, files = self.rows[index], self.files[index]
-        images, videos, audios = (list(row.only(modality, files)) for modality in MODALITIES)
-        return images, videos, audios  # type: ignore[return-value]
+        images, videos, audios = (row.only(modality, files) for modality in MODALITIES)
+        return images, videos, audios
 
     def transform(
         self, plugin: BasePlugin, files: Sequence[Sequence[str]] | None = None, chats: Sequence[Chat] | None = None
@@ -192,8 +191,8 @@ class Run:
                 named = getattr(plugin, _COLUMNS[modality])
                 rows = zip(self.rows, files or self.files, strict=True)
                 columns[named] = [row.only(modality, items) for row, items in rows]
-        made = plugin.transform(columns)  # type: ignore[arg-type]
-        return [{name: column[index] for name, column in made.items()} for index in range(len(self.rows))]  # type: ignore[union-attr]
+        made = plugin.transform(columns)
+        return [{name: column[index] for name, column in made.items()} for index in range(len(self.rows))]
 
     @cached_property
     def mapped(self) -> list[dict[str, object]]:

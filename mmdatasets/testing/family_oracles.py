@@ -45,7 +45,7 @@ class SuffixOracle(Oracle):
     def encode(
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
     ) -> Inputs | None:
-        """The call on a single row. (With several, all rows must have as many images.)"""
+        """The call on a single row: of several rows, all would need as many images."""
         if len(chats) > 1:
             return None
         prompt = self.render(run, chats[0][:-1]).removesuffix("\n")
@@ -71,7 +71,7 @@ class SuffixOracle(Oracle):
         answer = run.rows[index].answers[-1]
         prompt = text.removesuffix(f"{answer}{run.plugin.engine.tokenizer.eos_token}").removesuffix("\n")
         made = self._call(run, prompt, answer, list(run.files[index]))
-        return torch.as_tensor(made["input_ids"])[0].tolist()  # type: ignore[no-any-return]
+        return torch.as_tensor(made["input_ids"])[0].tolist()
 
     def stage_inputs(self, run: Run, inputs: Inputs, batch_ids: Sequence[Sequence[int]]) -> Inputs:
         """The ids do not say where the answer begins: types are 0 up to the last image token and 1 behind it."""
@@ -84,7 +84,9 @@ class SuffixOracle(Oracle):
         processor = run.subject.processor
         if not images:
             return _without_images(processor.tokenizer, prompt, answer)
-        loaded = [processor.image_processor.fetch_images(image) if isinstance(image, str) else image for image in images]
+        loaded = [
+            processor.image_processor.fetch_images(image) if isinstance(image, str) else image for image in images
+        ]
         made: Inputs = processor(text=[prompt], images=[loaded], suffix=[answer], return_tensors="pt")
         return made
 
@@ -117,7 +119,7 @@ class PublishedOracle(Oracle):
     def encode_text(self, run: Run, text: str, index: int) -> list[int] | None:
         """The call on the text."""
         made = self._call(run, [text], [[_opened(image) for image in run.files[index]]])
-        return torch.as_tensor(made["input_ids"])[0].tolist()  # type: ignore[no-any-return]
+        return torch.as_tensor(made["input_ids"])[0].tolist()
 
     def _call(self, run: Run, texts: list[str], rows: list[list[PIL.Image.Image]]) -> Inputs:
         images = [image for row in rows for image in row]
@@ -177,7 +179,8 @@ class MiniCPMVOracle(PublishedOracle):
 
 def _opened(image: object) -> PIL.Image.Image:
     if isinstance(image, torch.Tensor):
-        return tv.to_pil_image(image)
+        opened: PIL.Image.Image = tv.to_pil_image(image)
+        return opened
     return PIL.Image.open(str(image)).convert("RGB")
 
 

@@ -51,9 +51,9 @@ _COLUMNS = (
     "| family | plugin | processor class | modalities | exact | remarks |\n| --- | --- | --- | --- | --- | --- |\n"
 )
 _REMOTE = (
-    "The processors of these families, and their models, are code on the model hub. The plugins are written against the "
-    "published\ninterface and compared with stand-ins that follow it (`mmdatasets.testing.standins`): what is exact "
-    "here is exact *of the\nstand-in*.\n\n"
+    "The processors of these families, and their models, are code on the model hub. The plugins are written against "
+    "the\npublished interface and compared with stand-ins that follow it (`mmdatasets.testing.standins`): what is "
+    "exact here is\nexact *of the stand-in*.\n\n"
 )
 _NOT_TRIED_HEAD = (
     "Folders of transformers' models whose processors have media tokens, and are not above.\n\n"

@@ -30,7 +30,7 @@ def flat(batch: Mapping[str, object]) -> dict[str, Nested]:
     """A batch's inputs by name, those in `data` included, where some families put them."""
     inner = batch.get("data")
     found = {name: value for name, value in batch.items() if name != "data"}
-    return {**inner, **found} if isinstance(inner, Mapping) else found  # type: ignore[dict-item]
+    return {**(inner if isinstance(inner, Mapping) else {}), **found}
 
 
 def require_same(name: str, ours: object, theirs: object) -> None:

@@ -150,7 +150,7 @@ class ProcessorOracle(Oracle):
         parts = [part for message in run.chats[index] for part in parts_of(message) if part["type"] != "text"]
         chat: Chat = [{"role": "user", "text": text, "content": parts}]
         made = self._call(run, [chat], chat_template="{{ messages[0]['text'] }}")
-        return None if made is None else torch.as_tensor(made["input_ids"])[0].tolist()  # type: ignore[no-any-return]
+        return None if made is None else torch.as_tensor(made["input_ids"])[0].tolist()
 
     def _call(self, run: Run, chats: list[Chat], **kwargs: object) -> Inputs | None:
         try:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from mmdatasets.plugins.registry import get_mm_plugin
 from mmdatasets.testing.conformance import SCENARIOS, Subject
 from mmdatasets.testing.family_oracles import MiniCPMVOracle, MossVLOracle, PublishedOracle, SuffixOracle
@@ -16,7 +18,6 @@ from mmdatasets.testing.standins import build_standin, list_standins
 from mmdatasets.testing.standins.models import build_standin_model
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
     from mmdatasets.testing.oracles import Oracle
@@ -29,11 +30,11 @@ _ORACLES: Mapping[str, Oracle] = {
 }
 
 _UNMASKED = (
-    "before a row's first image, transformers' own model lets tokens attend to all images of a batch's row, and to those "
+    "before a row's first image, transformers' own model lets tokens attend to all images of the row, and to those "
     "that the processor pads it with: they depend on the batch"
 )
 _OTHER_PLACEHOLDER = (
-    "its call looks for image_placeholder_token, which its template writes, and not for its image_token, which it turns "
+    "its call looks for image_placeholder_token, which its template writes, and not for image_token, which it turns "
     "that into"
 )
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
@@ -46,7 +47,7 @@ def _before_images(processor: ProcessorMixin, rows: Sequence[torch.Tensor], inde
     """Which tokens of a row depend on padding images, which there are where rows have different numbers of images."""
     is_image = [ids == processor.image_token_id for ids in rows]
     counts = {int(mask.sum()) for mask in is_image}
-    return (is_image[index].cumsum(dim=0) == 0) & (len(counts) > 1)
+    return torch.logical_and(is_image[index].cumsum(dim=0) == 0, torch.tensor(len(counts) > 1))
 
 
 def named_subjects() -> list[Subject]:

@@ -1,7 +1,7 @@
 """The checks of the conformance suite.
 
-Each raises where a plugin fails it and `NotApplicable` where it says nothing, and returns what it left out, if anything.
-A check goes by the rows of a scenario, whatever their media; those about one modality say so.
+Each raises where a plugin fails it and `NotApplicable` where it says nothing, and returns what it left out, if
+anything. A check goes by the rows of a scenario, whatever their media; those about one modality say so.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from mmdatasets.testing.checks.models import compare_logits, model_refuses
 from mmdatasets.testing.conformance import NotApplicable, Run
 from mmdatasets.testing.inputs import Inputs, flat, model_inputs, require, require_same_inputs
 from mmdatasets.testing.oracles import Arguments, Expected
-from mmdatasets.testing.scenarios import Chat, with_media
+from mmdatasets.testing.scenarios import Chat, ImageSpec, Row, with_media
 from mmdatasets.types import MediaItem
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def pixel_budget(run: Run, expected: Expected) -> None:
     options = MediaOptions(image_max_pixels=_BUDGET)
     plugin = replace(run.plugin, options=options)
     rows = run.transform(plugin)
+    if plugin.processor_sizes_images and any(_exceeds_budget(row) for row in run.rows):
+        fewer = _num_tokens(rows) < _num_tokens(run.mapped)
+        require(fewer, "the budget changes nothing, though processor_sizes_images says that it would")
     chats = [_with_loaded_images(run, plugin, index) for index in range(len(rows))]
     arguments: Arguments = plugin.processor_kwargs(run.subject.processor, options)
     theirs = run.oracle.encode(run, chats, arguments=arguments)
@@ -90,6 +93,14 @@ def _require_same(run: Run, ours: Inputs, theirs: Inputs) -> None:
     require_same_inputs(flat(ours), theirs, (*run.oracle.added, *unsaid))
 
 
+def _exceeds_budget(row: Row) -> bool:
+    return any(isinstance(spec, ImageSpec) and spec.width * spec.height > _BUDGET for spec in row.media)
+
+
+def _num_tokens(rows: Sequence[dict[str, object]]) -> int:
+    return sum(len(row["input_ids"]) for row in rows)  # type: ignore[arg-type, misc]
+
+
 def _with_loaded_images(run: Run, plugin: BasePlugin, index: int) -> Chat:
     """A row with its images decoded and, where the plugin does that before the processor, resized to the budget."""
     row, files = run.rows[index], run.files[index]
@@ -97,7 +108,7 @@ def _with_loaded_images(run: Run, plugin: BasePlugin, index: int) -> Chat:
     images = [made.data for made in plugin.engine.media.load(references, [None] * len(references))]
     if not plugin.processor_sizes_images:
         for image in images:
-            height, width = image.shape[-2:]  # type: ignore[union-attr]
+            height, width = image.shape[-2:]
             require(height * width <= _BUDGET, f"{width}x{height} pixels exceed the budget")
     supply = iter(images)
     items = [next(supply) if spec.modality == "image" else file for spec, file in zip(row.media, files, strict=True)]

@@ -9,11 +9,14 @@ import torch
 from mmdatasets.testing.conformance import NotApplicable, Run
 from mmdatasets.testing.inputs import PER_TOKEN, Inputs, flat, model_inputs, require
 from mmdatasets.testing.oracles import Expected
+from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
 _ABSOLUTE, _RELATIVE = 2e-5, 1e-4
+_VISION_WORDS, _AUDIO_WORDS = ("vis", "image"), ("audio",)
+"""What the names of the towers' parameters have in them."""
 
 
 def model_steps(run: Run, expected: Expected) -> None:
@@ -80,27 +83,31 @@ def _alone(run: Run, expected: Expected, index: int) -> torch.Tensor:
 
 
 def ensured_media(run: Run, expected: Expected) -> None:
-    """`ensure_media=True` has a batch without media run the vision tower, and changes nothing else."""
+    """`ensure_media=True` has a batch without media run every tower of the model, and changes nothing else."""
     if run.scenario.modalities:
         raise NotApplicable("the batch has media")
-    if "image" not in run.plugin.engine.runner.placeholders:
-        raise NotApplicable("no images")
-    model, engine = run.model, run.plugin.engine
-    ensured = run.plugin.collator(ensure_media=True, padding_side=run.oracle.padding_side)(run.mapped)
-    added = engine.is_media_token(ensured["input_ids"].numpy())
+    plugin = run.plugin
+    if not plugin.modalities:
+        raise NotApplicable("no media")
+    model = run.model
+    ensured = plugin.collator(ensure_media=True, padding_side=run.oracle.padding_side)(run.mapped)
+    added = plugin.engine.is_media_token(ensured["input_ids"].numpy())
     require(added.any(), "no media was added")
     require(not ensured["attention_mask"].numpy()[added].any(), "the added media is attended to")
-    require((ensured["labels"].numpy()[added] == -100).all(), "the added media is trained")
+    require((ensured["labels"].numpy()[added] == IGNORE_INDEX).all(), "the added media is trained")
+    real = [int(mask.sum()) for mask in ensured["attention_mask"]]
+    require(real == [len(row["input_ids"]) for row in run.mapped], "rows were cut")  # type: ignore[arg-type]
     plain = _output(run, expected).loss.item()
     model.zero_grad()
     output = model(**model_inputs(model, ensured))
     output.loss.backward()
     change = abs(output.loss.item() - plain)
     require(change <= _ABSOLUTE + _RELATIVE * plain, f"the loss changes by {change:.2g}")
-    towers = [parameter.grad for name, parameter in model.named_parameters() if "vis" in name or "image" in name]
-    require(any(gradient is not None for gradient in towers), "the vision tower takes no part in the backward pass")
-    real = [int(mask.sum()) for mask in ensured["attention_mask"]]
-    require(real == [len(row["input_ids"]) for row in run.mapped], "rows were cut")  # type: ignore[arg-type]
+    for tower in plugin.towers:
+        words = _AUDIO_WORDS if "audio" in tower else _VISION_WORDS
+        reached = [p.grad is not None for name, p in model.named_parameters() if any(word in name for word in words)]
+        missing = set(tower) & set(plugin.modalities) and not any(reached)
+        require(not missing, f"the tower of {', '.join(tower)} takes no part in the backward pass")
 
 
 def _output(run: Run, expected: Expected) -> ModelOutput:

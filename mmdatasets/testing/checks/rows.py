@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from datasets.fingerprint import Hasher
 
+from mmdatasets.features import MediaRecord
 from mmdatasets.testing.conformance import NotApplicable, Run
 from mmdatasets.testing.inputs import require
 from mmdatasets.testing.oracles import Expected
@@ -28,7 +29,7 @@ def features_fit(run: Run, expected: Expected) -> None:
     make of these.)
     """
     for row, source in zip(run.mapped, run.rows, strict=True):
-        infos: list[dict[str, int]] = row["media_info"]  # type: ignore[assignment]
+        infos: list[MediaRecord] = row["media_info"]  # type: ignore[assignment]
         found = [info["modality"] for info in infos]
         require(found == [spec.modality for spec in source.media], f"media_info has {found}")
         is_media = run.plugin.engine.is_media_token(np.asarray(row["input_ids"]))
@@ -79,7 +80,9 @@ def labels(run: Run, expected: Expected) -> str | None:
         ids, targets = np.asarray(row["input_ids"]), np.asarray(row["labels"])
         trained = targets != IGNORE_INDEX
         require(np.array_equal(ids[trained], targets[trained]), f"a label of row {index} is not its token")
-        require(not (trained & run.plugin.engine.is_media_token(ids)).any(), f"a media token of row {index} is trained")
+        require(
+            not (trained & run.plugin.engine.is_media_token(ids)).any(), f"a media token of row {index} is trained"
+        )
         _require_turns(run, source, ids, trained)
         mask, who = expected.trained(index)
         remarks.add(who)

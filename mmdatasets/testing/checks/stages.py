@@ -64,16 +64,16 @@ def media_inputs(run: Run, expected: Expected) -> None:
 
 
 def _get_mm_inputs(run: Run, rows: Sequence[int], batch_ids: list[list[int]]) -> dict[str, Nested]:
-    media = [run.stage_media(index) for index in rows]
-    flat = [[item for row in media for item in row[position]] for position in range(len(MODALITIES))]
-    lengths = [[len(row[position]) for row in media] for position in range(len(MODALITIES))]
-    made = run.subject.stages.get_mm_inputs(*flat, *lengths, batch_ids, run.subject.processor)  # type: ignore[arg-type, call-arg]
-    return {name: torch.as_tensor(value) if name in PER_TOKEN else value for name, value in made.items()}  # type: ignore[misc]
+    images, videos, audios = zip(*(run.stage_media(index) for index in rows), strict=True)
+    flat = [[item for row in column for item in row] for column in (images, videos, audios)]
+    lengths = [[len(row) for row in column] for column in (images, videos, audios)]
+    made = run.subject.stages.get_mm_inputs(*flat, *lengths, batch_ids, run.subject.processor)  # type: ignore[call-arg]
+    return {name: torch.as_tensor(value) if name in PER_TOKEN else value for name, value in made.items()}
 
 
 def _messages(run: Run, plugin: BasePlugin, index: int) -> Chat:
     media = run.stage_media(index)
-    return plugin.process_messages(run.rows[index].strings, *media, run.subject.processor)  # type: ignore[arg-type]
+    return plugin.process_messages(run.rows[index].strings, *media, run.subject.processor)
 
 
 def _rendered(run: Run, messages: Chat) -> str:

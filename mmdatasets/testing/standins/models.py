@@ -62,9 +62,7 @@ class StandInModel(torch.nn.Module):
             loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         return CausalLMOutput(loss=loss, logits=logits)
 
-    def see(
-        self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def see(self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Puts one feature in each place of the media token.
 
         Raises:
@@ -87,7 +85,7 @@ class KimiVLModel(StandInModel):
     def merged_patches(self, media: Mapping[str, torch.Tensor]) -> Rows:
         """Means of blocks of two by two patches."""
         grids = media["image_grid_hws"].tolist()
-        images = media["pixel_values"].flatten(1).split([rows * columns for rows, columns in grids])
+        images = torch.split(media["pixel_values"].flatten(1), [rows * columns for rows, columns in grids])
         return [
             image.reshape(rows // 2, 2, columns // 2, 2, -1).mean(dim=(1, 3)).flatten(0, 1)
             for image, (rows, columns) in zip(images, grids, strict=True)
@@ -110,15 +108,14 @@ class YoutuVLModel(StandInModel):
 class MossVLModel(StandInModel):
     """Takes images beside the text: a token sees those that `cross_attention_mask` does not hide."""
 
-    def see(
-        self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def see(self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Adds, to each token, what it sees of its row's images."""
-        patches = media["pixel_values"].split(media["grid_thw"].prod(dim=1).tolist())
+        patches = torch.split(media["pixel_values"], media["grid_thw"].prod(dim=1).tolist())
         features = torch.stack([self.vision(image).mean(dim=0) for image in patches])
         visible = ~media["cross_attention_mask"][:, 0]
         counts = [int(count) for count in media["media_nums_per_sample"]]
-        seen = [mask[:, : len(own)].float() @ own for mask, own in zip(visible, features.split(counts), strict=True)]
+        rows = zip(visible, torch.split(features, counts), strict=True)
+        seen = [mask[:, : len(own)].float() @ own for mask, own in rows]
         return embedded + torch.stack(seen)
 
 
@@ -129,9 +126,7 @@ class MiniCPMVModel(StandInModel):
         """As published: `input_ids` beside `data` are dropped."""
         return super().forward(data["input_ids"], text["attention_mask"], text.get("labels"), **_media(data))
 
-    def see(
-        self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def see(self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Puts each slice's features within its bounds."""
         rows = []
         for row, bounds, slices, sizes in zip(
