@@ -19,7 +19,7 @@ from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.planning.image_forms import ImageHandOver
-from mmdatasets.planning.inputs import Outputs, blank_input, describe_shape, join_outputs, video_metadata
+from mmdatasets.planning.inputs import Outputs, as_tensor, blank_input, describe_shape, join_outputs, video_metadata
 from mmdatasets.types import (
     MODALITIES,
     AudioShape,
@@ -334,7 +334,8 @@ class ProcessorRunner:
         unused = {*self.processor.unused_input_names, "video_metadata"}
         # Some inputs are named after the one that is listed (Video-LLaVA: pixel_values_images).
         names = tuple(self.processor.model_input_names)
-        return {key: value for key, value in outputs.items() if key.startswith(names) and key not in unused}
+        kept = {key: value for key, value in outputs.items() if key.startswith(names) and key not in unused}
+        return {key: as_tensor(value) for key, value in kept.items()}
 
     def _run_images(self, images: list[object]) -> tuple[Outputs, list[str]]:
         images = self.processor.prepare_inputs_layout(images=images, **self._kwargs)[0]

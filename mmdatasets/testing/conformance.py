@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
     from mmdatasets.testing.oracles import Oracle
+    from mmdatasets.types import MediaReference
 
+    References: TypeAlias = "list[MediaReference]"
     Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase"
 
 __all__ = ["SCENARIOS", "Cell", "NotApplicable", "Row", "Run", "Scenario", "Subject", "run_cell", "run_conformance"]
@@ -167,12 +169,14 @@ class Run:
     @cached_property
     def chats(self) -> list[Chat]:
         """The rows in the form that processors take, the files in their parts."""
-        return [with_media(row.messages, files) for row, files in zip(self.rows, self.files, strict=True)]
+        rows = zip(self.rows, self.files, strict=True)
+        return [with_media(row.messages, row.references(files)) for row, files in rows]
 
-    def stage_media(self, index: int) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    def stage_media(self, index: int) -> tuple[References, References, References]:
         """A row's images, videos and audios, as the stages take them."""
-        row, files = self.rows[index], self.files[index]
-        images, videos, audios = (row.only(modality, files) for modality in MODALITIES)
+        row = self.rows[index]
+        references: References = row.references(self.files[index])  # type: ignore[assignment]
+        images, videos, audios = (row.only(modality, references) for modality in MODALITIES)
         return images, videos, audios
 
     def transform(
@@ -190,7 +194,7 @@ class Run:
             if modality in self.scenario.modalities:
                 named = getattr(plugin, _COLUMNS[modality])
                 rows = zip(self.rows, files or self.files, strict=True)
-                columns[named] = [row.only(modality, items) for row, items in rows]
+                columns[named] = [row.only(modality, row.references(items)) for row, items in rows]
         made = plugin.transform(columns)
         return [{name: column[index] for name, column in made.items()} for index in range(len(self.rows))]
 

@@ -40,8 +40,8 @@ What the conformance suite (`mmdatasets.testing.conformance`) found, written by
 
 *Exact* means that every check below holds in every scenario that the processor has the modalities for, or that the
 remark says which does not, and why. Where nothing is said, the oracle is the processor's own call. Scenarios:
-{scenarios}. The models are not run on the huge image, for the memory that attention over its patches takes. Video and
-audio are not there yet; of the modalities, images are checked.
+{scenarios}. The models are not run on the huge image, for the memory that attention over its patches takes. Of videos
+and audio, processors get the frames and samples that plain decoders find, and are told where these come from.
 
 | check | what holds |
 | --- | --- |

@@ -10,7 +10,8 @@ import torch
 
 from mmdatasets.testing.inputs import Inputs
 from mmdatasets.testing.marks import find_runs, mark_generation, runs_of
-from mmdatasets.testing.scenarios import Chat, parts_of
+from mmdatasets.testing.media_call import call_item_by_item, call_on_texts
+from mmdatasets.testing.scenarios import Chat, media_in, parts_of
 
 if TYPE_CHECKING:
     from mmdatasets.testing.conformance import Run
@@ -116,6 +117,10 @@ class Oracle:
         return [(ids[max(0, start - _CONTEXT) : start], ids[start:end]) for start, end in ranges]
 
 
+def _beyond_images(chats: Sequence[Chat]) -> bool:
+    return any(kind != "image" for chat in chats for kind, _ in media_in(chat))
+
+
 class ProcessorOracle(Oracle):
     """The processor's own `apply_chat_template(..., tokenize=True)`."""
 
@@ -124,7 +129,9 @@ class ProcessorOracle(Oracle):
     def encode(
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
     ) -> Inputs | None:
-        """The call with padding."""
+        """The call with padding. With videos or audio, that of the processor on the rendered texts."""
+        if _beyond_images(chats):
+            return self._call_on_texts(run, [self.render(run, chat) for chat in chats], chats, padding_side, arguments)
         kwargs: dict[str, object] = {"padding": True} | ({"padding_side": padding_side} if padding_side else {})
         kwargs |= {_GROUPS[modality]: dict(given) for modality, given in (arguments or {}).items()}
         return self._call(run, [self.written(chat) for chat in chats], processor_kwargs=kwargs)
@@ -134,6 +141,8 @@ class ProcessorOracle(Oracle):
 
         Some processors do not say where the text grew, and mask other tokens: then the mask is left out.
         """
+        if _beyond_images([run.chats[index]]):
+            return self.encode(run, [run.chats[index]]), None
         chat, marked = self.written(run.chats[index]), self.marked_template(run, index)
         flags = {"chat_template": marked, "return_assistant_tokens_mask": True}
         made = None if marked is None else self._call(run, [chat], processor_kwargs={"padding": True}, **flags)
@@ -147,10 +156,33 @@ class ProcessorOracle(Oracle):
 
     def encode_text(self, run: Run, text: str, index: int) -> list[int] | None:
         """The same call, with a template that writes the text whatever it is given."""
+        if _beyond_images([run.chats[index]]):
+            made = self._call_on_texts(run, [text], [run.chats[index]])
+            return None if made is None else torch.as_tensor(made["input_ids"])[0].tolist()
         parts = [part for message in run.chats[index] for part in parts_of(message) if part["type"] != "text"]
         chat: Chat = [{"role": "user", "text": text, "content": parts}]
         made = self._call(run, [chat], chat_template="{{ messages[0]['text'] }}")
         return None if made is None else torch.as_tensor(made["input_ids"])[0].tolist()
+
+    def _call_on_texts(
+        self,
+        run: Run,
+        texts: Sequence[str],
+        chats: Sequence[Chat],
+        padding_side: Side | None = None,
+        arguments: Arguments | None = None,
+    ) -> Inputs | None:
+        """The processor's call on texts; where it refuses a single row of several items, each by itself."""
+        processor = run.subject.processor
+        try:
+            return call_on_texts(processor, texts, chats, padding_side, arguments)
+        except _REFUSALS:
+            if len(chats) > 1 or arguments or len(list(media_in(chats[0]))) < 2:
+                return None
+        try:
+            return call_item_by_item(processor, texts[0], chats[0])
+        except _REFUSALS:
+            return None
 
     def _call(self, run: Run, chats: list[Chat], **kwargs: object) -> Inputs | None:
         try:

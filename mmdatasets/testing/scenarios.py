@@ -7,53 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias
+from typing import TypeAlias, TypeVar
 
 from mmdatasets.chat.formats import PLACEHOLDERS
-from mmdatasets.testing.media import cut_pixel_data, write_image
+from mmdatasets.testing.specs import AudioSpec, ClipSpec, ImageSpec, MediaSpec
 from mmdatasets.types import Modality
+
+T = TypeVar("T")
 
 Part: TypeAlias = dict[str, object]
 Message: TypeAlias = dict[str, object]
 Chat: TypeAlias = list[Message]
-
-
-class MediaSpec(Protocol):
-    """A synthetic media item: what a file is made of."""
-
-    modality: ClassVar[Modality]
-
-    def write(self, folder: Path) -> Path:
-        """Writes the file into a folder, unless it is there, and returns its path."""
-
-    def cut(self, path: Path, folder: Path) -> Path:
-        """Copies the file into a folder without what a decoder needs; who reads headers alone finds nothing wrong."""
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """A JPEG image.
-
-    Attributes:
-        width: Pixels.
-        height: Pixels.
-    """
-
-    width: int
-    height: int
-    modality: ClassVar[Modality] = "image"
-
-    def write(self, folder: Path) -> Path:
-        """Writes the file into a folder, unless it is there, and returns its path."""
-        path = folder / f"{self.width}x{self.height}.jpg"
-        return path if path.exists() else write_image(path, self.width, self.height, seed=self.width)
-
-    def cut(self, path: Path, folder: Path) -> Path:
-        """Copies the file into a folder up to where its pixel data starts."""
-        copy = folder / path.name
-        copy.write_bytes(cut_pixel_data(path.read_bytes()))
-        return copy
 
 
 @dataclass(frozen=True)
@@ -84,7 +48,11 @@ class Row:
         turns = zip(self.messages, self.strings, strict=True)
         return [typed if any(p["type"] != "text" for p in parts_of(typed)) else string for typed, string in turns]
 
-    def only(self, modality: Modality, items: Sequence[str]) -> list[str]:
+    def references(self, files: Sequence[str]) -> list[object]:
+        """What stands for each of `media` in the data, given their files."""
+        return [spec.reference(file) for spec, file in zip(self.media, files, strict=True)]
+
+    def only(self, modality: Modality, items: Sequence[T]) -> list[T]:
         """Those of `items`, one for each of `media`, that are of a modality."""
         return [item for spec, item in zip(self.media, items, strict=True) if spec.modality == modality]
 
@@ -166,6 +134,9 @@ def row(*turns: Sequence[str | MediaSpec]) -> Row:
 
 
 _PHOTO, _WIDE_PHOTO = ImageSpec(320, 240), ImageSpec(500, 200)
+_CLIP, _OTHER_CLIP = ClipSpec(160, 96, (0, 3, 6, 9)), ClipSpec(112, 112, (1, 5, 8, 15))
+_LONGER_CLIP = ClipSpec(128, 96, (0, 2, 5, 9, 11, 15))
+_SPEECH, _OTHER_SPEECH = AudioSpec(1.3), AudioSpec(2.4, sampling_rate=44_100, num_channels=2)
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("one image", (row([_PHOTO, "What is this?"], ["A cat."]),)),
@@ -209,5 +180,40 @@ SCENARIOS: tuple[Scenario, ...] = (
             row([_PHOTO, "What is this, please?"], ["A cat."]),
             row(["Thanks."], ["You are welcome."]),
         ),
+    ),
+    Scenario("one video", (row([_CLIP, "What happens?"], ["It moves."]),)),
+    Scenario("two videos", (row([_CLIP, "and", _OTHER_CLIP, "differ how?"], ["In pace."]),)),
+    Scenario(
+        "rows of videos",
+        (
+            row([_CLIP, "What happens?"], ["It moves."]),
+            row(["What is a video?"], ["Many images."]),
+            row([_LONGER_CLIP, "And in this one, which is longer?"], ["It stops."]),
+        ),
+    ),
+    Scenario("videos of different lengths", (row([_CLIP, _LONGER_CLIP, "Compare."], ["The second is longer."]),)),
+    Scenario("image then video", (row([_PHOTO, "Is this in", _CLIP, "too?"], ["Yes."]),)),
+    Scenario("video then image", (row([_CLIP, "Does it show", _PHOTO, "too?"], ["No."]),)),
+    Scenario(
+        "images and videos, mixed batch",
+        (
+            row([_LONGER_CLIP, "What happens?"], ["It moves."]),
+            row([_PHOTO, "What is this?"], ["A cat."], ["And this?", _CLIP], ["A dog runs."]),
+            row(["Thanks."], ["You are welcome."]),
+        ),
+    ),
+    Scenario("audio", (row([_SPEECH, "What is said?"], ["Nothing."]),)),
+    Scenario(
+        "rows of audio",
+        (
+            row([_SPEECH, "What is said?"], ["Nothing."]),
+            row(["What is a sound?"], ["A wave."]),
+            row([_OTHER_SPEECH, "and", _SPEECH, "differ how?"], ["In length."]),
+        ),
+    ),
+    Scenario("audio and image", (row([_SPEECH, "Does this fit", _PHOTO, "?"], ["No."]),)),
+    Scenario(
+        "audio, video and image",
+        (row([_SPEECH, _CLIP, "What is it?"], ["Noise."], ["And", _PHOTO, "?"], ["A cat."]),),
     ),
 )

@@ -33,11 +33,15 @@ _UNMASKED = (
     "before a row's first image, transformers' own model lets tokens attend to all images of the row, and to those "
     "that the processor pads it with: they depend on the batch"
 )
+_PADDED_CLIPS = (
+    "in transformers' own audio encoder, what a shorter clip of a batch is padded with reaches the clip's features"
+)
 _OTHER_PLACEHOLDER = (
     "its call looks for image_placeholder_token, which its template writes, and not for image_token, which it turns "
     "that into"
 )
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
+    "gemma3n": {(check, "rows of audio"): _PADDED_CLIPS for check in ("logits", "other padding")},
     "mllama": {("ensured media", "text only"): _UNMASKED},
     "qianfan_ocr": {("unexpanded", one.name): _OTHER_PLACEHOLDER for one in SCENARIOS if one.modalities},
 }

@@ -31,6 +31,15 @@ class PlannedMedia:
     plans: list[MediaPlan]
     expansions: list[Expansion]
 
+    def in_order(self, order: Sequence[int]) -> PlannedMedia:
+        """The same media in another order."""
+        return PlannedMedia(
+            [self.items[position] for position in order],
+            [self.positions[position] for position in order],
+            [self.plans[position] for position in order],
+            [self.expansions[position] for position in order],
+        )
+
 
 def plan_media(engine: Engine, conversation: Conversation) -> tuple[Conversation, PlannedMedia]:
     """Plans a row's media from headers.

@@ -12,7 +12,8 @@ from mmdatasets.testing.checks.models import compare_logits, model_refuses
 from mmdatasets.testing.conformance import NotApplicable, Run
 from mmdatasets.testing.inputs import Inputs, flat, model_inputs, require, require_same_inputs
 from mmdatasets.testing.oracles import Arguments, Expected
-from mmdatasets.testing.scenarios import Chat, ImageSpec, Row, with_media
+from mmdatasets.testing.scenarios import Chat, Row, with_media
+from mmdatasets.testing.specs import ImageSpec
 from mmdatasets.types import MediaItem
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _logits(run: Run, expected: Expected, batch: Inputs) -> torch.Tensor:
     with torch.no_grad():
         try:
             return model(**model_inputs(model, batch, labels=False)).logits  # type: ignore[no-any-return]
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise model_refuses(run, expected, error) from error
 
 
@@ -111,5 +112,6 @@ def _with_loaded_images(run: Run, plugin: BasePlugin, index: int) -> Chat:
             height, width = image.shape[-2:]
             require(height * width <= _BUDGET, f"{width}x{height} pixels exceed the budget")
     supply = iter(images)
-    items = [next(supply) if spec.modality == "image" else file for spec, file in zip(row.media, files, strict=True)]
+    others = row.references(files)
+    items = [next(supply) if spec.modality == "image" else item for spec, item in zip(row.media, others, strict=True)]
     return with_media(row.messages, items)

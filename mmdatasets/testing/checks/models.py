@@ -113,11 +113,11 @@ def ensured_media(run: Run, expected: Expected) -> None:
 def _output(run: Run, expected: Expected) -> ModelOutput:
     try:
         return run.output
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise model_refuses(run, expected, error) from error
 
 
-def model_refuses(run: Run, expected: Expected, error: RuntimeError) -> Exception:
+def model_refuses(run: Run, expected: Expected, error: Exception) -> Exception:
     """What it means that the model failed on our batch: nothing, where it fails on the processor's own likewise."""
     theirs = expected.batch if expected.batch is not None else expected.rows[0]
     if theirs is None:
@@ -126,6 +126,6 @@ def model_refuses(run: Run, expected: Expected, error: RuntimeError) -> Exceptio
     try:
         with torch.no_grad():
             model(**model_inputs(model, run.oracle.for_model(theirs), labels=False))
-    except RuntimeError as own:
+    except (RuntimeError, ValueError) as own:
         return NotApplicable(f"the model fails on the processor's own output: {str(own)[:120]}")
     return error
