@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 import torch
-from torchvision.transforms.v2 import functional as tv
 
 from mmdatasets.testing.inputs import Inputs
 from mmdatasets.testing.marks import find_runs
@@ -84,9 +83,7 @@ class SuffixOracle(Oracle):
         processor = run.subject.processor
         if not images:
             return _without_images(processor.tokenizer, prompt, answer)
-        loaded = [
-            processor.image_processor.fetch_images(image) if isinstance(image, str) else image for image in images
-        ]
+        loaded = [_opened(image) for image in images]
         made: Inputs = processor(text=[prompt], images=[loaded], suffix=[answer], return_tensors="pt")
         return made
 
@@ -103,10 +100,13 @@ def _without_images(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
     }
 
 
-class PublishedOracle(Oracle):
-    """The published call of a processor that is code of its checkpoints: rendered texts and opened images."""
+class CallOracle(Oracle):
+    """The call on rendered texts and one list of all opened images.
 
-    name = "processor(text=..., images=...) as published"
+    For processors that are code of their checkpoints, as published, and those whose `apply_chat_template` fails.
+    """
+
+    name = "processor(text=..., images=...)"
 
     def encode(
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
@@ -127,7 +127,7 @@ class PublishedOracle(Oracle):
         return made
 
 
-class MossVLOracle(PublishedOracle):
+class MossVLOracle(CallOracle):
     """MOSS-VL's."""
 
     def stage_inputs(self, run: Run, inputs: Inputs, batch_ids: Sequence[Sequence[int]]) -> Inputs:
@@ -138,13 +138,13 @@ class MossVLOracle(PublishedOracle):
         return {**super().stage_inputs(run, inputs, batch_ids), "cross_attention_mask": mask}
 
 
-class MiniCPMVOracle(PublishedOracle):
+class MiniCPMVOracle(CallOracle):
     """MiniCPM-V 2.6's and MiniCPM-o 2.6's: a tag in a string for each image, images row by row, padding on the left.
 
     They pad with id 0 and give ids and mask in other types than a tokenizer does; what the mask hides is not compared.
     """
 
-    name = "processor(text, images) as published"
+    name = "processor(text, images)"
     padding_side = "left"
     added = ("position_ids",)
 
@@ -178,10 +178,7 @@ class MiniCPMVOracle(PublishedOracle):
 
 
 def _opened(image: object) -> PIL.Image.Image:
-    if isinstance(image, torch.Tensor):
-        opened: PIL.Image.Image = tv.to_pil_image(image)
-        return opened
-    return PIL.Image.open(str(image)).convert("RGB")
+    return image if isinstance(image, PIL.Image.Image) else PIL.Image.open(str(image)).convert("RGB")
 
 
 @contextmanager

@@ -7,7 +7,18 @@ import pytest
 from mmdatasets.testing.marks import find_runs, mark_generation, runs_of
 from mmdatasets.testing.tokenizer import build_tokenizer
 
-PUBLISHED = ["qwen2_5_vl", "qwen3_vl", "qwen3_instruct_2507", "llama3", "gemma3", "idefics3", "smolvlm"]
+PUBLISHED = [
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_instruct_2507",
+    "llama3",
+    "gemma3",
+    "idefics3",
+    "smolvlm",
+    "llava_next",
+    "glm4moe",
+    "qwen3_5_nothink",
+]
 CHAT = [
     {"role": "user", "content": [{"type": "text", "text": "What is this?"}]},
     {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
@@ -18,7 +29,7 @@ CHAT = [
 
 def masks(template: str) -> dict[str, list[int]]:
     tokenizer = build_tokenizer([], bos_token="<s>", eos_token="</s>")
-    typed = "['type']" in template or ".type" in template
+    typed = any(form in template for form in ("'type'", ".type"))
     chat = CHAT if typed else [{**turn, "content": turn["content"][0]["text"]} for turn in CHAT]
     return dict(
         tokenizer.apply_chat_template(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchvision.transforms.v2 import functional as tv
+
 from mmdatasets.options import MediaOptions
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.testing.checks.models import compare_logits, model_refuses
@@ -106,11 +108,11 @@ def _with_loaded_images(run: Run, plugin: BasePlugin, index: int) -> Chat:
     """A row with its images decoded and, where the plugin does that before the processor, resized to the budget."""
     row, files = run.rows[index], run.files[index]
     references = [MediaItem("image", path) for path in row.only("image", files)]
-    images = [made.data for made in plugin.engine.media.load(references, [None] * len(references))]
+    loaded = plugin.engine.media.load(references, [None] * len(references))
+    images = [tv.to_pil_image(made.data) for made in loaded]  # some processors take no tensors
     if not plugin.processor_sizes_images:
         for image in images:
-            height, width = image.shape[-2:]
-            require(height * width <= _BUDGET, f"{width}x{height} pixels exceed the budget")
+            require(image.width * image.height <= _BUDGET, f"{image.width}x{image.height} pixels exceed the budget")
     supply = iter(images)
     others = row.references(files)
     items = [next(supply) if spec.modality == "image" else item for spec, item in zip(row.media, others, strict=True)]
