@@ -121,6 +121,16 @@ def best_audio(container: InputContainer, source: str) -> AudioStream:
     return stream
 
 
+def best_audio_index(file: BinaryIO) -> int | None:
+    """Position of the best audio stream among a file's streams; `None` for WAV, which has one, and for no audio."""
+    if file.read(4) == b"RIFF":
+        return None  # FFmpeg takes long to open it
+    file.seek(0)
+    with open_container(file) as container:
+        stream = container.streams.best("audio")
+        return None if stream is None else stream.index
+
+
 def check_container(file: BinaryIO, source: str) -> None:
     """Raises `MediaDecodeError` where a file is no container of sound that refers to nothing outside itself."""
     with PyAVReader().opened(file, source):

@@ -28,7 +28,7 @@ class AudioCase:
 
     Attributes:
         name: What is special about it.
-        build: Makes the file's bytes, the same ones at every call.
+        build: Makes the file's bytes; see `mmdatasets.testing.audio.encode_audio`.
         sampling_rate: Samples per second of each channel.
         num_channels: Channels.
         decoder: What decodes all of it and nothing else, libsndfile being preferred.
