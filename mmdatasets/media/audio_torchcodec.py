@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import re
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
 from mmdatasets.errors import MediaDecodeError, MissingExtraError
-from mmdatasets.media.audio_plan import sample_bounds
+from mmdatasets.media.audio_plan import no_samples, sample_bounds
 from mmdatasets.media.audio_pyav import check_container
 from mmdatasets.media.waveform import to_mono
 from mmdatasets.types import AudioInfo
@@ -57,10 +58,16 @@ def _decode(file: BinaryIO, source: str) -> tuple[torch.Tensor, int]:
     try:
         decoded = AudioDecoder(file).get_all_samples()
     except Exception as error:  # a RuntimeError mostly, but what FFmpeg says comes in other types, too
-        raise MediaDecodeError(
-            f"torchcodec cannot decode it: {str(error).strip().splitlines()[0]}", source=source
-        ) from error
+        if "No audio frames were decoded" in str(error):
+            raise no_samples(source=source) from error
+        raise MediaDecodeError(f"torchcodec cannot decode it: {_reason(error)}", source=source) from error
     return decoded.data, decoded.sample_rate
+
+
+def _reason(error: Exception) -> str:
+    """What an error of torchcodec says, without the place in its sources and without the advice that may follow."""
+    message = re.sub(r"^\w+, \S+:\d+, ", "", str(error).strip()) or type(error).__name__
+    return message.splitlines()[0].removesuffix("Likely causes:").rstrip()
 
 
 @functools.cache
@@ -73,7 +80,7 @@ def _find_problem() -> str:
 
         AudioDecoder(io.BytesIO(_SILENT_WAV))
     except Exception as error:
-        return f"torchcodec is installed, but cannot be used: {str(error).strip().splitlines()[0]}"
+        return f"torchcodec is installed, but cannot be used: {_reason(error)}"
     return ""
 
 

@@ -165,7 +165,8 @@ def test_samples_of_every_type_have_the_same_full_scale(array, expected):
 def test_stored_samples_decode_to_the_same(samples, rate):
     """libsndfile reads the types of samples as we do, and storing loses nothing."""
     if samples.dtype.kind == "f":
-        samples = np.where(np.abs(samples) < 2.0**100, samples, 0).astype(samples.dtype)
+        with np.errstate(over="ignore"):
+            samples = np.where(np.isfinite(samples.astype(np.float32)), samples, 0).astype(samples.dtype)
     decoded = {"array": samples, "sampling_rate": rate}
     stored = audio_to_stored(decoded)
     assert stored["path"] is None
@@ -334,7 +335,7 @@ def test_files_cannot_make_ffmpeg_read_others(kind, backend, server, tmp_path):
     path = tmp_path / "sound.mp3"
     path.write_text(text)
     for reference_ in (path, text.encode(), {"path": f"x.{kind}", "bytes": text.encode()}):
-        with pytest.raises(MediaDecodeError, match="not an audio or video file"):
+        with pytest.raises(MediaDecodeError, match="not a readable audio or video file"):
             decode_audio(reference_, MediaOptions(audio_backend=backend), 16000)
     assert server.asked == []
 
