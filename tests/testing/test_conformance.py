@@ -90,7 +90,8 @@ def test_a_scenario_without_the_modality_says_so() -> None:
 def test_a_plugin_that_overrides_process_messages_alone_passes() -> None:
     """As plugins of other trainers do, written for the seed's signature and with its fields."""
     register_mm_plugin("seed_style", SeedStylePlugin)
-    for cell in run_conformance(subject_of("seed_style"), SCENARIOS[:2] + SCENARIOS[6:]):
+    images = [one for one in SCENARIOS if one.modalities <= {"image"} and not one.too_large_for_models]
+    for cell in run_conformance(subject_of("seed_style"), images):
         assert cell.passed, cell
 
 
