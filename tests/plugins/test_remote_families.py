@@ -18,8 +18,9 @@ from mmdatasets.errors import MediaProcessorError, MMDatasetsError
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.testing.conformance import Scenario, Subject, run_cell
 from mmdatasets.testing.processors import build_processor
-from mmdatasets.testing.scenarios import ImageSpec, Row
+from mmdatasets.testing.scenarios import Row
 from mmdatasets.testing.scenarios import row as row_of
+from mmdatasets.testing.specs import ImageSpec
 from mmdatasets.testing.standins import build_standin, list_standins
 from mmdatasets.testing.standins.base import StandInProcessor
 from mmdatasets.testing.standins.models import build_standin_model
