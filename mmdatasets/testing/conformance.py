@@ -282,7 +282,10 @@ def run_cell(subject: Subject, scenario: Scenario, folder: Path) -> Cell:
     except Exception as error:  # the plugin's own code, whatever it raises
         return Cell(subject.name, scenario.name, failures={"batch": f"{type(error).__name__}: {error}"})
     expected = Expected(run)
-    cell = Cell(subject.name, scenario.name, expected.name)
+    try:
+        cell = Cell(subject.name, scenario.name, expected.name)
+    except Exception as error:  # what is no refusal: a package that the processor lacks, say
+        return Cell(subject.name, scenario.name, failures={"oracle": f"{type(error).__name__}: {error}"})
     for name, check in CHECKS.items():
         known = subject.exceptions.get((name, scenario.name))
         try:

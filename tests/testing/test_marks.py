@@ -16,8 +16,6 @@ PUBLISHED = [
     "idefics3",
     "smolvlm",
     "llava_next",
-    "glm4moe",
-    "qwen3_5_nothink",
 ]
 CHAT = [
     {"role": "user", "content": [{"type": "text", "text": "What is this?"}]},

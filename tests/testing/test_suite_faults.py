@@ -16,6 +16,7 @@ from mmdatasets.plugins.moss_vl import MossVLPlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Subject, run_cell
 from mmdatasets.testing.models import build_model
+from mmdatasets.testing.oracles import ProcessorOracle
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.subjects import named_subjects, standin_subjects
 
@@ -320,6 +321,16 @@ def test_exceptions_that_outlive_their_reason_are_noticed(media_folder: Path) ->
         cell = outcome(subject, "one image", media_folder)
         assert set(cell.failures) == {check}
         assert "a reason that is gone" in cell.failures[check]
+
+
+class BreakingOracle(ProcessorOracle):
+    def encode_row(self, run, index):
+        raise ImportError("a package")
+
+
+def test_an_oracle_that_cannot_be_asked_is_a_failure(media_folder: Path) -> None:
+    cell = outcome(replace(KNOWN["llava"], oracle=BreakingOracle()), "text only", media_folder)
+    assert cell.failures == {"oracle": "ImportError: a package"}
 
 
 def test_a_placeholder_that_the_plugin_does_not_find_is_no_reason_to_run_nothing(media_folder: Path) -> None:
