@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from mmdatasets.media.waveform import Waveform
     from mmdatasets.types import AudioInfo
 
-# Sample format of FFmpeg, packed or planar -> the value of silence, and of full scale above it.
+# Sample format of FFmpeg, packed or planar -> its type.
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+# Of integers the value of silence, and of full scale above it.
 _SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
 
@@ -148,11 +150,20 @@ def _check_alike(first: AudioFrame, frame: AudioFrame, source: str) -> None:
 
 
 def _to_float(frame: AudioFrame) -> Waveform:
-    """The samples of a frame, `(num_channels, num_samples)`, full scale being 1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    """The samples of a frame, `(num_channels, num_samples)`, full scale being 1; not a view of the frame's memory."""
+    kind = frame.format.name.removesuffix("p")
+    dtype, count = _DTYPES[kind], frame.samples
+    # Quicker than the frame's own `to_ndarray`, which takes as long as decoding. Planes are longer than the samples.
+    if frame.format.is_planar:
+        samples = np.stack([np.frombuffer(memoryview(plane), dtype)[:count] for plane in frame.planes])
+    else:
+        num_channels = frame.layout.nb_channels
+        samples = (
+            np.frombuffer(memoryview(frame.planes[0]), dtype)[: count * num_channels]
+            .reshape(count, num_channels)
+            .T.copy()
+        )
     if samples.dtype.kind == "f":
         return samples.astype(np.float32, copy=False)
-    silence, scale = _SCALES[frame.format.name.removesuffix("p")]
+    silence, scale = _SCALES[kind]
     return ((samples.astype(np.float64) - silence) / scale).astype(np.float32)

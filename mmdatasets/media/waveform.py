@@ -73,7 +73,7 @@ def resample(samples: Waveform, orig_rate: int, new_rate: int, resampler: Resamp
 
     resampled = soxr.resample(samples, orig_rate, new_rate, quality="soxr_hq")
     length = resampled_length(len(samples), orig_rate, new_rate, resampler)
-    return np.pad(resampled, (0, max(0, length - len(resampled))))[:length]
+    return np.pad(resampled, (0, length - len(resampled))) if len(resampled) < length else resampled[:length]
 
 
 def resampled_length(num_samples: int, orig_rate: int, new_rate: int, resampler: Resampler) -> int:
