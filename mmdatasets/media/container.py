@@ -32,6 +32,7 @@ CONTAINER_FORMATS = (
 )
 _NO_PROTOCOL = "none"
 _STILL_IMAGE = "a still image"
+_PADDING = 64 << 16  # FFmpeg counts pixels after padding each line to a multiple of 64
 _GENERATE_TIMES = av.container.Flags.gen_pts.value
 _NOT_MOVING = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
@@ -103,7 +104,7 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
         MediaLimitError: The header announces frames of more pixels than the limit.
     """
     file.seek(0)
-    limit = {"max_pixels": str(options.image_pixel_limit)}
+    limit = {"max_pixels": str(2 * options.image_pixel_limit + _PADDING)}  # the exact one is `check_frame_size`
     try:
         container = open_container(file, limit)
     except MemoryError:

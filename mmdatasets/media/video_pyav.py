@@ -6,7 +6,8 @@ later: frames that are shown before a keyframe but stored behind it (an open gro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import av.error
@@ -96,18 +97,46 @@ def _scan_with_first_frame(video: OpenVideo) -> tuple[PacketScan, VideoFrame]:
     """Scans the packets, and decodes until there is a frame."""
     scanner = PacketScanner(video)
     first: VideoFrame | None = None
+    tail: list[Packet[VideoStream]] = []
+    keeps_tail = not has_index(video)  # nothing else says that such a file is complete
     for packet in read_packets(video):
         scanner.add(packet)
+        if keeps_tail:
+            if packet.is_keyframe:
+                tail.clear()
+            tail.append(packet)
         if first is None:
             first = _decode_one(video, packet)
     if first is None:
         first = _decode_one(video, None)
     if first is None:
-        raise MediaDecodeError(
-            f"the video track ({video.decoder.name}) has no frame that can be decoded: empty, damaged or cut off",
-            source=video.source,
-        )
-    return scanner.finish(), first
+        raise _without_frame(video)
+    scan = scanner.finish()
+    if scan.doubt is None and not _is_complete(video, tail):
+        scan = replace(scan, doubt="the last frames cannot all be decoded")
+    return scan, first
+
+
+def _is_complete(video: OpenVideo, tail: Sequence[Packet[VideoStream]]) -> bool:
+    """Whether each packet of a last group of pictures gives a frame: where a file breaks off, the last may not."""
+    video.decoder.flush_buffers()
+    try:
+        frames = [frame.pts for packet in [*tail, None] for frame in video.decoder.decode(packet)]
+    except av.error.FFmpegError:
+        return False
+    # Those shown before the keyframe may need what is stored before it.
+    return {packet.pts for packet in tail if _after(packet, tail[0])} <= set(frames)
+
+
+def _after(packet: Packet[VideoStream], keyframe: Packet[VideoStream]) -> bool:
+    return packet.pts is not None and keyframe.pts is not None and packet.pts >= keyframe.pts
+
+
+def _without_frame(video: OpenVideo) -> MediaDecodeError:
+    return MediaDecodeError(
+        f"the video track ({video.decoder.name}) has no frame that can be decoded: empty, damaged or cut off",
+        source=video.source,
+    )
 
 
 def _decode_one(video: OpenVideo, packet: Packet[VideoStream] | None) -> VideoFrame | None:
@@ -131,6 +160,8 @@ def _decode_timeline(file: BinaryIO, options: MediaOptions, source: str, scan: P
             elif upright_size(frame) != size:
                 raise size_differs(len(times), upright_size(frame), size, source)
             times.append(frame.pts)
+        if not times:
+            raise _without_frame(video)
         return decoded_timeline(times, scan, video)
 
 
@@ -142,6 +173,8 @@ def _decode_all(video: OpenVideo, scan: PacketScan, plan: FramePlan, writer: Fra
         times.append(frame.pts)
         if index in writer.missing:
             writer.write_frame(index, frame)
+    if not times:
+        raise _without_frame(video)
     timeline = decoded_timeline(times, scan, video)
     check_plan(plan, timeline.num_frames, timeline.timestamps_s, video.source)
 
