@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mmdatasets.testing.conformance import Subject
+from mmdatasets.testing.flat_oracle import flat_oracle
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.oracles import suffix_oracle
 from mmdatasets.testing.processors import build_processor, get_spec, list_processors
@@ -14,7 +15,7 @@ from mmdatasets.testing.processors import build_processor, get_spec, list_proces
 if TYPE_CHECKING:
     from mmdatasets.testing.oracles import Oracle
 
-_ORACLES: Mapping[str, Oracle] = {"paligemma": suffix_oracle}
+_ORACLES: Mapping[str, Oracle] = {"got_ocr2": flat_oracle, "paligemma": suffix_oracle}
 
 _UNMASKED = (
     "the model's cross attention lets tokens that no image precedes see the batch's padding images like any other, so "
