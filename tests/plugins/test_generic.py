@@ -16,6 +16,7 @@ from mmdatasets import auto_plugin, get_mm_plugin
 from mmdatasets.errors import MediaProcessorError, ProcessorMismatchError
 from mmdatasets.plugins.call_frame import CallFrame, frames_between
 from mmdatasets.plugins.generic import GenericPlugin
+from mmdatasets.plugins.self_check import make_checked_engine
 from mmdatasets.testing import build_processor, build_tokenizer, get_spec, list_processors, make_image
 from mmdatasets.transforms.tokenise import Edit
 from tests.oracle import assert_same_tensors, processor_batch
@@ -29,6 +30,7 @@ FRAMED = {
     "molmo2": CallFrame("<|im_end|>", "", repeats=False),
 }
 GENERIC = [name for name in list_processors() if get_spec(name).plugin == "generic"]
+NAMED = [name for name in list_processors() if get_spec(name).plugin != "generic"]
 CHAT = [{"role": "user", "content": "<image>What is this?"}, {"role": "assistant", "content": "A cat."}]
 TEXT_CHAT = [{"role": "user", "content": "What is a cat?"}, {"role": "assistant", "content": "An animal."}]
 
@@ -79,6 +81,14 @@ def test_every_way_in_refuses(image_file) -> None:
 def test_families_that_need_their_plugin_are_refused_without(name: str) -> None:
     with pytest.raises(ProcessorMismatchError):
         _ = GenericPlugin(processor=build_processor(name)).engine
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name != "paligemma"])  # its call takes the answer apart
+def test_the_comparison_holds_for_every_family_with_a_plugin(name: str) -> None:
+    plugin = auto_plugin(build_processor(name))
+    engine = make_checked_engine(plugin, plugin.processor, plugin.options)
+    assert engine.frame == CallFrame()
+    assert not engine.media._refused
 
 
 # ------------------------------------------------------------------------------------------- what it notices and not
