@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 import av
+import av.container
 import av.error
 import av.stream
 
@@ -29,6 +30,7 @@ CONTAINER_FORMATS = (
     *("mp3", "wav", "w64", "flac", "aac", "aiff", "caf", "amr", "ac3", "eac3", "dts"),
 )
 _NO_PROTOCOL = "none"
+_GENERATE_TIMES = av.container.Flags.gen_pts.value
 _NOT_MOVING = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -92,6 +94,8 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
         raise _not_readable(file, error, source) from error
     with container:
+        # PyAV has FFmpeg invent missing times, which it does wrongly for frames that are not stored in order (AVI).
+        container.flags &= ~_GENERATE_TIMES
         stream = _video_track(container, source)
         decoder = stream.codec_context
         check_pixels((decoder.width, decoder.height), options, source, what="frame")

@@ -32,6 +32,15 @@ def upright_size(frame: VideoFrame) -> tuple[int, int]:
     return (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
 
 
+def size_differs(index: int, size: tuple[int, int], others: tuple[int, int], source: str) -> MediaDecodeError:
+    """The error of a frame that has another size, `(width, height)`, than others."""
+    return MediaDecodeError(
+        f"frame {index} is {size[0]}x{size[1]} pixels, other frames are {others[0]}x{others[1]}; the frames of a video "
+        "must have one size: encode it anew, or cut it where the size changes",
+        source=source,
+    )
+
+
 class FrameWriter:
     """Takes each planned frame once, in any order, and puts it wherever the plan has it.
 
@@ -77,11 +86,7 @@ class FrameWriter:
             self._frames = torch.empty((self._num_rows, *pixels.shape), dtype=torch.uint8)
         height, width = self._frames.shape[1:3]
         if pixels.shape[:2] != (height, width):
-            raise MediaDecodeError(
-                f"frame {index} is {pixels.shape[1]}x{pixels.shape[0]} pixels, other frames are {width}x{height}; "
-                "the frames of a video must have one size: encode it anew, or cut it where the size changes",
-                source=self._source,
-            )
+            raise size_differs(index, (pixels.shape[1], pixels.shape[0]), (width, height), self._source)
         target = self._frames.numpy()
         first, *repeats = self._rows[index]
         np.copyto(target[first], pixels)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     Ticks = npt.NDArray[np.int64]
 
-_GENERATED_TIMES = 0x1  # AVFMT_FLAG_GENPTS
-_LARGEST_NOT_CODED_VOP = 32  # bytes; MPEG-4 Part 2 repeats a frame with a header and nothing else
+_LARGEST_NOT_CODED_VOP = 16  # bytes; MPEG-4 Part 2 repeats a frame with a header and nothing else
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +60,6 @@ class PacketScanner:
     """Gathers a `PacketScan` while the packets pass by."""
 
     def __init__(self, video: OpenVideo) -> None:
-        # PyAV has FFmpeg invent missing times, which it does wrongly for frames that are not stored in order (AVI).
-        video.container.flags &= ~_GENERATED_TIMES
         self._codec = video.decoder.name
         self._time_base = video.stream.time_base or Fraction(1, 1000)
         self._pts: list[int | None] = []

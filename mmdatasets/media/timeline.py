@@ -86,7 +86,7 @@ def decoded_timeline(times: Sequence[int | None], scan: PacketScan, video: OpenV
     stored = [time for time in scan.dts if time is not None]
     frame_duration = _frame_duration(video)
     if len(known) == len(times):
-        ticks = np.sort(np.asarray(known, dtype=np.int64))
+        ticks = _increasing(np.asarray(known, dtype=np.int64), frame_duration)
     elif len(stored) == len(times):
         # AVI: frames are stored out of order, and their times say when each is decoded. That is one frame at a time.
         ticks = np.sort(np.asarray(stored, dtype=np.int64))
@@ -95,6 +95,14 @@ def decoded_timeline(times: Sequence[int | None], scan: PacketScan, video: OpenV
     else:
         return Timeline(len(times), None, 0, scan.time_base)
     return Timeline(len(times), ticks, max(scan.durations[-1], 0) or frame_duration, scan.time_base)
+
+
+def _increasing(ticks: Ticks, frame_duration: int) -> Ticks:
+    """Times that go on where they go back, as they do where recordings were joined."""
+    steps = np.diff(ticks)
+    forward = steps[steps > 0]
+    steps[steps <= 0] = frame_duration or (int(np.median(forward)) if len(forward) else 1)
+    return np.concatenate([ticks[:1], ticks[0] + np.cumsum(steps)])
 
 
 def check_plan(plan: FramePlan, num_frames: int, times: FloatArray | None, source: str) -> None:

@@ -13,7 +13,7 @@ import av.error
 
 from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.container import OpenVideo, check_frame_size, damaged, open_video
-from mmdatasets.media.frame_writer import FrameWriter, upright_size
+from mmdatasets.media.frame_writer import FrameWriter, size_differs, upright_size
 from mmdatasets.media.packets import PacketScan, PacketScanner, read_packets, scan_packets
 from mmdatasets.media.seeking import SeekFailed, decode_runs, has_index, plan_runs
 from mmdatasets.media.timeline import Timeline, check_plan, decoded_timeline, scanned_timeline
@@ -123,8 +123,15 @@ def _decode_one(video: OpenVideo, packet: Packet[VideoStream] | None) -> VideoFr
 
 def _decode_timeline(file: BinaryIO, options: MediaOptions, source: str, scan: PacketScan) -> Timeline:
     """Decodes all frames to learn when each is shown."""
+    times: list[int | None] = []
     with open_video(file, options, source) as video:
-        return decoded_timeline([frame.pts for frame in decode_in_sequence(video)], scan, video)
+        for frame in decode_in_sequence(video):
+            if not times:
+                size = upright_size(frame)
+            elif upright_size(frame) != size:
+                raise size_differs(len(times), upright_size(frame), size, source)
+            times.append(frame.pts)
+        return decoded_timeline(times, scan, video)
 
 
 def _decode_all(video: OpenVideo, scan: PacketScan, plan: FramePlan, writer: FrameWriter) -> None:
