@@ -8,7 +8,8 @@ import numpy as np
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_arrays import check_rate, decoder_source, is_audio_decoder, read_raw_audio
-from mmdatasets.media.audio_plan import sample_bounds, sample_range
+from mmdatasets.media.audio_complete import check_complete
+from mmdatasets.media.audio_plan import no_samples, sample_bounds, sample_range
 from mmdatasets.media.source import describe_source, open_source
 from mmdatasets.media.waveform import resample, to_mono
 
@@ -58,9 +59,10 @@ def probe_audio(reference: object, options: MediaOptions) -> AudioInfo:
     source = describe_source(reference)
     reader = _reader(options)
     with open_source(reference, options) as file:
+        check_complete(file, source)
         info = reader.probe(file, source)
     if info.num_samples == 0:
-        raise MediaDecodeError("the audio has no samples", source=source)
+        raise no_samples(source=source)
     return info
 
 
@@ -110,6 +112,7 @@ def decode_audio(
         else:
             reader = _reader(options)
             with open_source(reference, options) as file:
+                check_complete(file, source)
                 samples, rate = reader.read(file, source, start_s, end_s)
         _check_samples(samples, start_s)
         return resample(samples, rate, sampling_rate, options.audio_resampler)
@@ -127,9 +130,7 @@ def _undecoded(reference: object) -> object:
 
 def _check_samples(samples: Waveform, start_s: float) -> None:
     if len(samples) == 0:
-        raise MediaDecodeError(
-            "the audio has no samples" if start_s == 0 else f"the audio has no samples after {start_s:g} s"
-        )
+        raise no_samples(start_s)
     finite = np.isfinite(samples)
     if not finite.all():
         raise MediaDecodeError(

@@ -63,6 +63,12 @@ def sample_bounds(sampling_rate: int, start_s: float, end_s: float | None) -> tu
     return round(start_s * sampling_rate), None if end_s is None else round(end_s * sampling_rate)
 
 
+def no_samples(start_s: float = 0.0, source: str | None = None) -> MediaDecodeError:
+    """The error about audio that is empty, or is over before a range of it starts."""
+    where = f" after {start_s:g} s" if start_s else ""
+    return MediaDecodeError(f"the audio has no samples{where}", source=source)
+
+
 def plan_audio_chunks(
     info: AudioInfo, max_duration_s: float | None, policy: LongAudio, *, min_duration_s: float = SHORTEST_CHUNK_S
 ) -> list[tuple[float, float]]:

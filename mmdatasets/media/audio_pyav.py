@@ -10,9 +10,9 @@ import av
 import numpy as np
 
 from mmdatasets.errors import MediaDecodeError
-from mmdatasets.media.audio_plan import sample_bounds
+from mmdatasets.media.audio_plan import no_samples, sample_bounds
+from mmdatasets.media.audio_scan import count_samples, seek_near
 from mmdatasets.media.waveform import to_mono
-from mmdatasets.types import AudioInfo
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
     from mmdatasets.media.waveform import Waveform
+    from mmdatasets.types import AudioInfo
 
 # Containers of sound and video. Left out is what names other files or hosts to read: playlists, manifests, scripts.
 _FORMATS = (
     "aac,ac3,adts,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,iamf,latm,loas,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpc,mpc8,mpeg,mpegts,nut,ogg,oma,rm,tak,tta,w64,wav,wv"
 )
-# Codecs of which every packet gives as many samples as the first one.
-_FIXED_FRAMES = ("aac", "ac3", "eac3", "mp2", "mp2float", "mp3", "mp3float")
 # Sample format of FFmpeg, packed or planar -> the value of silence, and of full scale above it.
 _SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
@@ -43,26 +42,25 @@ class PyAVReader:
         self._problem = problem
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
-        """Counts what `read` gives, by decoding."""
+        """Counts what `read` gives; see `mmdatasets.media.audio_scan`."""
         with self.opened(file, source) as (container, stream):
-            first, count = None, 0
-            for frame in container.decode(stream):
-                first = _checked(frame, first, source)
-                count += frame.samples
-            if first is None:
-                raise MediaDecodeError("the audio has no samples", source=source)
-            return AudioInfo(first.sample_rate, len(first.layout.channels), count)
+            info = count_samples(container, stream)
+        if info is None:
+            raise no_samples(source=source)
+        return info
 
     def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
         """Decodes a range, all channels averaged: `(num_samples,)` and its sampling rate."""
         pieces: list[Waveform] = []
-        first, position = None, 0
-        start, end = 0, None
+        first: AudioFrame | None = None
         with self.opened(file, source) as (container, stream):
+            origin = seek_near(container, stream, start_s)
             for frame in container.decode(stream):
-                first = _checked(frame, first, source)
-                if position == 0:
-                    start, end = sample_bounds(frame.sample_rate, start_s, end_s)
+                if first is None:
+                    first = frame
+                    start, end = sample_bounds(first.sample_rate, start_s, end_s)
+                    position = 0 if origin is None or first.pts is None else first.pts - origin
+                _check_alike(first, frame, source)
                 if end is not None and position >= end:
                     break
                 if position + frame.samples > start:
@@ -70,7 +68,7 @@ class PyAVReader:
                     pieces.append(to_mono(_to_float(frame)[:, max(0, start - position) : until]))
                 position += frame.samples
         if first is None:
-            raise MediaDecodeError("the audio has no samples", source=source)
+            raise no_samples(start_s, source)
         return np.concatenate(pieces or [np.empty(0, dtype=np.float32)]), first.sample_rate
 
     @contextmanager
@@ -81,7 +79,11 @@ class PyAVReader:
                 file, options={"format_whitelist": _FORMATS}, metadata_errors="replace", io_open=_refuse
             )
         except (av.FFmpegError, OSError) as error:
-            tried = f"{self._problem}; FFmpeg: {error.strerror}" if self._problem else f"FFmpeg: {error.strerror}"
+            # FFmpeg calls a format that is not in the list an invalid argument.
+            refused = isinstance(error, av.ArgumentError)
+            tried = "FFmpeg: " + ("no format of sound or video" if refused else f"{error.strerror}")
+            if self._problem:
+                tried = f"{self._problem}; {tried}"
             raise MediaDecodeError(
                 f"not an audio or video file of a supported format, or cut off or damaged ({tried})", source=source
             ) from error
@@ -115,10 +117,7 @@ def _refuse(*_: object) -> NoReturn:
     raise PermissionError("a media file may not name another one to read")
 
 
-def _checked(frame: AudioFrame, first: AudioFrame | None, source: str) -> AudioFrame:
-    """The first frame, after a look at whether the next one is like it."""
-    if first is None:
-        return frame
+def _check_alike(first: AudioFrame, frame: AudioFrame, source: str) -> None:
     if (frame.sample_rate, frame.layout.nb_channels) != (first.sample_rate, first.layout.nb_channels):
         raise MediaDecodeError(
             f"the audio changes from {first.layout.nb_channels} channels at {first.sample_rate} Hz to "
@@ -126,7 +125,6 @@ def _checked(frame: AudioFrame, first: AudioFrame | None, source: str) -> AudioF
             "it",
             source=source,
         )
-    return first
 
 
 def _to_float(frame: AudioFrame) -> Waveform:

@@ -19,24 +19,38 @@ if TYPE_CHECKING:
 
 # torchaudio makes a filter for every phase of the ratio of the two rates: 4 bytes for each of these.
 _LARGEST_KERNEL = 2**26
+_PAIRWISE = 8  # from so many numbers on, numpy adds them up in another order
 _TORCHAUDIO_WIDTH = 6  # the default `lowpass_filter_width` of `torchaudio.functional.resample`, and its `rolloff`
 _TORCHAUDIO_ROLLOFF = 0.99
 
 
 def to_mono(samples: Waveform) -> Waveform:
-    """Averages the channels of `(num_channels, num_samples)`."""
-    mono: Waveform = samples.mean(axis=0) if samples.shape[0] > 1 else samples[0]
-    return np.ascontiguousarray(mono)
+    """Averages the channels of `(num_channels, num_samples)`, bit for bit as `samples.mean(axis=0)` does.
+
+    Args:
+        samples: In any order of memory. Files give sample after sample, which slows down numpy's own mean.
+
+    Returns:
+        Contiguous `(num_samples,)`.
+    """
+    if len(samples) == 1:
+        return np.ascontiguousarray(samples[0])
+    if len(samples) >= _PAIRWISE:
+        return np.ascontiguousarray(samples.mean(axis=0))
+    total: Waveform = samples[0] + samples[1]
+    for channel in samples[2:]:
+        total += channel
+    total /= np.float32(len(samples))
+    return total
 
 
 def resample(samples: Waveform, orig_rate: int, new_rate: int, resampler: Resampler) -> Waveform:
     """Changes the sampling rate of mono audio.
 
     `"soxr"` is `soxr.resample` in its high quality, padded with zeros or cut to the expected length, as
-    `librosa.resample(res_type="soxr_hq")` and `transformers.audio_utils.load_audio` do: what lies above the new
-    Nyquist frequency is 130 dB down. `"torchaudio"` is `torchaudio.functional.resample` with its defaults, which lets
-    aliases through (at -10 dB just above the Nyquist frequency); it is there for models that were trained on its
-    output.
+    `librosa.resample(res_type="soxr_hq")` and `transformers.audio_utils.load_audio` do. `"torchaudio"` is
+    `torchaudio.functional.resample` with its defaults, for models that were trained on its output. Of a tone half a
+    kilohertz above what 16 kHz can hold, soxr leaves less than -130 dB, torchaudio -11 dB (FFmpeg -26 dB).
 
     Args:
         samples: `(num_samples,)`.

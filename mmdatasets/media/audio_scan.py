@@ -1,0 +1,123 @@
+"""How many samples an audio stream decodes to, from its packets, and getting near a point of it without decoding.
+
+What headers say is not used for counting: that of an m4a is hundreds of samples short.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from mmdatasets.types import AudioInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.packet import Packet
+
+# Codecs of which every packet gives as many samples as any other, but for what is cut at the start and the end.
+_FIXED_FRAMES = ("aac", "ac3", "eac3", "mp2", "mp2float", "mp3", "mp3float")
+_UNTOUCHED_END = 3  # packets at the end that are decoded: what is cut there, and damage, shows in their frames
+_SEEK_FROM_S = 2.0
+_RUN_UP_S = 0.5  # decoded before the point sought: decoders overlap frames, and some remember more than one
+
+
+def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo | None:
+    """Finds what decoding a stream gives, the container being at its start.
+
+    Where every packet gives a known number of samples, only the first few and the last few are decoded: the former
+    show the true rate and channels (the header of HE-AAC states half of either), and both what is cut off as padding.
+    Anything else is decoded.
+
+    Returns:
+        Rate, channels and number of samples; `None` where there are none.
+    """
+    packets = container.demux(stream)
+    first, steady, count = _decode_start(packets)
+    if first is None:
+        return None
+    samples_of = _samples_by_packet(stream.codec_context.name, steady)
+    if samples_of is None:
+        count += sum(frame.samples for packet in packets for frame in packet.decode())
+    else:
+        count += _count_rest(packets, samples_of)
+    return AudioInfo(first.sample_rate, first.layout.nb_channels, count)
+
+
+def seek_near(container: InputContainer, stream: AudioStream, start_s: float) -> int | None:
+    """Puts a container shortly before a time, where that can be done exactly.
+
+    That is MP4 with AAC, whose timestamps are numbers of samples. Elsewhere timestamps are rounded (Matroska), or
+    there is no index to find a packet by (ADTS, MP3).
+
+    Returns:
+        The timestamp of the stream's first sample, the unit being one sample; `None` where the container is still at
+        its start.
+    """
+    if start_s < _SEEK_FROM_S or stream.time_base is None or not _counts_samples(container, stream):
+        return None
+    frame = next(container.decode(stream), None)
+    if frame is None or frame.pts is None:
+        container.seek(0)
+        return None
+    container.seek(frame.pts + round((start_s - _RUN_UP_S) / stream.time_base), stream=stream, backward=True)
+    return frame.pts
+
+
+def _counts_samples(container: InputContainer, stream: AudioStream) -> bool:
+    """Whether a stream's timestamps are the numbers of its samples, without a gap."""
+    context = stream.codec_context
+    if context.name != "aac" or "mp4" not in container.format.name.split(","):
+        return False
+    if stream.time_base != Fraction(1, context.sample_rate) or not stream.duration or not context.frame_size:
+        return False
+    # A gap would make the stream longer than its frames are.
+    return bool(abs(stream.frames * context.frame_size - stream.duration) <= 3 * context.frame_size)
+
+
+def _decode_start(packets: Iterator[Packet[AudioStream]]) -> tuple[AudioFrame | None, int, int]:
+    """Decodes until two frames in a row are equally long: the first one, that length, and all samples so far."""
+    first, length, count = None, 0, 0
+    for packet in packets:
+        frames = packet.decode()
+        count += sum(frame.samples for frame in frames)
+        for frame in frames:
+            first = first or frame
+            if frame.samples == length:
+                return first, length, count
+            length = frame.samples
+    return first, length, count
+
+
+def _count_rest(packets: Iterator[Packet[AudioStream]], samples_of: Callable[[Packet[AudioStream]], int]) -> int:
+    waiting: deque[Packet[AudioStream]] = deque()
+    count = 0
+    for packet in packets:
+        waiting.append(packet)
+        if len(waiting) > _UNTOUCHED_END + 1:  # one more: the last is empty and flushes the decoder
+            passed = waiting.popleft()
+            count += 0 if passed.is_discard else samples_of(passed)
+    return count + sum(frame.samples for packet in waiting for frame in packet.decode())
+
+
+def _samples_by_packet(codec: str, steady: int) -> Callable[[Packet[AudioStream]], int] | None:
+    if codec in _FIXED_FRAMES:
+        return lambda packet: steady
+    return _opus_samples if codec == "opus" else None
+
+
+def _opus_samples(packet: Packet[AudioStream]) -> int:
+    """Samples at 48 kHz in an Opus packet, by its first byte or two; RFC 6716, section 3.1 and 3.2."""
+    data = memoryview(packet)
+    config, code = data[0] >> 3, data[0] & 3
+    if config < 12:
+        each = (480, 960, 1920, 2880)[config % 4]
+    elif config < 16:
+        each = (480, 960)[config % 2]
+    else:
+        each = (120, 240, 480, 960)[config % 4]
+    return each * ((data[1] & 0x3F) if code == 3 else (1, 2, 2)[code])
