@@ -132,7 +132,8 @@ def media_info_feature() -> List:
 def media_columns(modalities: Iterable[Modality]) -> dict[str, List]:
     """The columns of media references: undecoded, a path or the file's bytes each.
 
-    `video_frames` has a list for each video: its frames where the video is given as such, else none.
+    `video_frames` has a list for each video: its frames where the video is given as such, and is null in `videos`;
+    else none.
     """
     columns: dict[Modality, dict[str, List]] = {
         "image": {IMAGES: List(Image(decode=False))},

@@ -219,6 +219,8 @@ def _place(
                 placed.append(piece)
                 continue
             reference = piece[modality] if modality in piece else next(supply[modality])
+            # Streams decode columns of videos and audio: what a decoder of `datasets` was made of is the reference.
+            reference = getattr(reference, "_hf_encoded", None) or reference
             ordered.append(MediaItem(modality, reference))  # type: ignore[arg-type]
             placed.append({"type": modality})
     return {**message, "content": placed}

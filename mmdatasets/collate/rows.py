@@ -11,6 +11,7 @@ import numpy as np
 
 from mmdatasets.errors import CollateError
 from mmdatasets.features import MEDIA_INFO, plan_of
+from mmdatasets.media.clip import is_frame_list
 from mmdatasets.transforms.batches import stored_items
 from mmdatasets.types import MODALITIES, Expansion, MediaItem, Modality, VideoShape
 
@@ -150,13 +151,32 @@ def flat_references(
     lists: dict[Modality, list[MediaReference]] = {modality: [] for modality in MODALITIES}
     lengths: dict[Modality, list[int]] = {modality: [] for modality in MODALITIES}
     for row in media:
-        items = [item for item, after in zip(row.items, [*row.items[1:], None], strict=True) if item is not after]
+        following = [*row.items[1:], None]
+        items = [
+            MediaItem(item.modality, _of_these_frames(item.reference, plan))
+            for item, plan, after in zip(row.items, row.plans, following, strict=True)
+            if item is not after
+        ]
         items += [MediaItem(blank.modality, as_reference(blank, sampling_rate)) for blank in row.blanks]
         for modality in MODALITIES:
             own = [item.reference for item in items if item.modality == modality]
             lists[modality] += own
             lengths[modality].append(len(own))
     return lists["image"], lists["video"], lists["audio"], lengths
+
+
+def _of_these_frames(reference: MediaReference, plan: MediaPlan | None) -> MediaReference:
+    """A reference to a mapped row's video as one to the frames that were planned."""
+    if plan is None or plan.frames is None:
+        return reference
+    chosen: dict[str, object] = {"indices": list(plan.frames.indices), "start": plan.start_s, "end": plan.end_s}
+    if isinstance(reference, Mapping):
+        return {**reference, **chosen}
+    if not is_frame_list(reference):
+        return {"path": reference, **chosen}
+    if plan.fps is None:
+        return {"frames": reference, "indices": chosen["indices"]}
+    return {"frames": reference, "fps": plan.fps, **chosen}
 
 
 def as_reference(item: MediaInput, sampling_rate: int) -> MediaReference:

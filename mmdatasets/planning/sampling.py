@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmdatasets.errors import MediaDecodeError, MediaError
+from mmdatasets.errors import MediaDecodeError, MediaError, MediaReferenceError
 from mmdatasets.options import MediaOptions
 from mmdatasets.types import FramePlan, VideoInfo
 
@@ -77,6 +77,20 @@ def sample(info: VideoInfo, clip: Clip, options: MediaOptions, by_processor: Pro
     except ValueError as error:
         raise MediaError(f"the frames that are sampled of the video cannot be used: {error}") from error
     return Sampled(frames, count, duration)
+
+
+def check_indices(indices: object) -> tuple[int, ...] | None:
+    """The `indices` of a reference to a video; `None` where there are none.
+
+    Raises:
+        MediaReferenceError: If they are no list of integers.
+    """
+    if indices is None:
+        return None
+    listed = indices.tolist() if isinstance(indices, np.ndarray) else indices
+    if not isinstance(listed, list | tuple) or not all(type(index) is int for index in listed):
+        raise MediaReferenceError(f"'indices' must be a list of integers, the frames to take, got {indices!r}")
+    return tuple(listed)
 
 
 def _range(info: VideoInfo, clip: Clip) -> tuple[int, int]:

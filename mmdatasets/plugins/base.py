@@ -219,7 +219,7 @@ class BasePlugin(FamilyHooks):
         replaced = (self.messages_column, *taken.values())
         check_columns(reader, replaced, taken)
         chats = reader.conversations(self.messages_column)
-        media = {modality: reader.media(column, len(chats)) for modality, column in columns.items()}
+        media = {modality: reader.media(column, modality, len(chats)) for modality, column in columns.items()}
         names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
         conversations, stored = [], []
         for index, (chat, name) in enumerate(zip(chats, names, strict=True)):

@@ -28,7 +28,7 @@ from mmdatasets.features import (
     tokenised_features,
 )
 from mmdatasets.media.audio_store import audio_to_stored
-from mmdatasets.media.source import resolve_stored, to_stored
+from mmdatasets.media.source import is_pil_image, resolve_stored, to_stored
 from mmdatasets.media.video_store import video_to_stored
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Batch: TypeAlias = "LazyBatch | Mapping[str, Sequence[object]] | pa.Table"
 """A batch of rows as columns: `Dataset.map` passes a `LazyBatch`, `IterableDataset.map` a dict, Ray a table."""
 
-StoredColumns: TypeAlias = "dict[str, list[StoredMedia] | list[list[StoredMedia]]]"
+StoredColumns: TypeAlias = "dict[str, list[StoredMedia | None] | list[list[StoredMedia]]]"
 """A row's media references by output column; see `mmdatasets.features.media_columns`."""
 
 
@@ -86,13 +86,27 @@ class BatchReader:
         values: list[object] = Features({column: feature}).decode_column(table[column].to_pylist(), column)
         return values
 
-    def media(self, column: str, num_rows: int) -> list[list[MediaReference] | None]:
-        """The references in a media column: one list for each row, `None` without column or value."""
+    def media(self, column: str, modality: Modality, num_rows: int) -> list[list[MediaReference] | None]:
+        """The references in a media column: one list for each row, `None` without column or value.
+
+        A row's one video may stand there as a list of images, its frames.
+        """
         if column not in self.column_names:
             return [None] * num_rows
         table = self.table
         values = self.batch[column] if table is None else table[column].to_pylist()
+        if modality == "video":
+            typed = table is not None and _is_list_of_images(Features.from_arrow_schema(table.schema)[column])
+            values = [[value] if value and (typed or _are_images(value)) else value for value in values]
         return [None if value is None else as_references(value) for value in values]
+
+
+def _is_list_of_images(feature: object) -> bool:
+    return isinstance(feature, List | LargeList) and isinstance(feature.feature, Image)
+
+
+def _are_images(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_pil_image, value))
 
 
 def _undecoded(feature: object) -> object:
@@ -132,10 +146,10 @@ def store_media(
     Raises:
         MediaReferenceError: If one has no supported form. Names column and index.
     """
-    images: list[StoredMedia] = []
-    videos: list[StoredMedia] = []
+    images: list[StoredMedia | None] = []
+    videos: list[StoredMedia | None] = []
     frames: list[list[StoredMedia]] = []
-    audios: list[StoredMedia] = []
+    audios: list[StoredMedia | None] = []
     seen = {"image": images, "video": videos, "audio": audios}
     for item in media:
         try:
@@ -145,7 +159,8 @@ def store_media(
                 audios.append(resolve_stored(audio_to_stored(item.reference), media_root))
             else:
                 video, own = video_to_stored(item.reference)
-                videos.append(resolve_stored(video, media_root))
+                # Null: `datasets` cannot embed a struct without path and bytes.
+                videos.append(None if own else resolve_stored(video, media_root))
                 frames.append([resolve_stored(frame, media_root) for frame in own])
         except MediaReferenceError as error:
             raise error.at(column=columns[item.modality], index=len(seen[item.modality])) from error.__cause__
@@ -153,12 +168,22 @@ def store_media(
 
 
 def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReference]]:
-    """The references of a mapped row, by modality."""
+    """The references of a mapped row, by modality.
+
+    Raises:
+        MediaReferenceError: If the frames of a video are missing.
+    """
     found = {modality: as_references(row.get(column)) for modality, column in MEDIA_COLUMNS.items()}
     frames = as_references(row.get(VIDEO_FRAMES))
-    for index, own in enumerate(frames):
-        if own:
-            found["video"][index] = own
+    for index, video in enumerate(found["video"]):
+        if index < len(frames) and frames[index]:
+            found["video"][index] = frames[index]
+        elif video is None:
+            raise MediaReferenceError(
+                f"the video is a list of frames, which the row has not: keep the column {VIDEO_FRAMES!r}",
+                column=VIDEOS,
+                index=index,
+            )
     return found
 
 
@@ -224,14 +249,14 @@ def write_batch(
 
 
 def _unchanged(
-    table: pa.Table, column: str, stored: Sequence[list[StoredMedia]], kind: pa.DataType
+    table: pa.Table, column: str, stored: Sequence[list[StoredMedia | None]], kind: pa.DataType
 ) -> pa.ChunkedArray | None:
     """The source's media column where it is what would be written: embedded files are megabytes to copy."""
     if column not in table.column_names or table.schema.field(column).type != kind:
         return None
     values = table[column]
     if values.null_count or any(
-        given is None or given["path"] != wanted["path"] or (given["bytes"] is None) != (wanted["bytes"] is None)
+        given is None or wanted is None or given["path"] != wanted["path"] or (given["bytes"] is None) != (wanted["bytes"] is None)
         for row, mine in zip(_without_bytes(values), stored, strict=True)
         for given, wanted in zip_longest(row, mine, fillvalue={"path": "", "bytes": None})
     ):

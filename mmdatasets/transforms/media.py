@@ -21,7 +21,7 @@ from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source
 from mmdatasets.media.video import decode_frames, probe_video
 from mmdatasets.planning.inputs import describe_shape, image_input
-from mmdatasets.planning.sampling import Clip, sample
+from mmdatasets.planning.sampling import Clip, check_indices, sample
 from mmdatasets.planning.sizes import fit_pixels
 from mmdatasets.types import (
     AudioInfo,
@@ -113,8 +113,8 @@ class MediaReader:
     def _plan_video(self, reference: MediaReference) -> MediaPlan:
         clip = split_clip(reference)
         info = probe_video(reference, self._options)
-        indices = reference.get("indices") if isinstance(reference, Mapping) else None
-        part = Clip(clip.start_s, clip.end_s, None if indices is None else tuple(indices))  # type: ignore[arg-type]
+        indices = check_indices(reference.get("indices")) if isinstance(reference, Mapping) else None
+        part = Clip(clip.start_s, clip.end_s, indices)
         sampled = sample(info, part, self._options, self._sample_by_processor)
         start_s, end_s, num_samples = None, None, None
         if self._options.use_audio_in_video and info.has_audio:
