@@ -91,7 +91,7 @@ class ProcessorRunner:
     Args:
         processor: The model's processor, or a bare tokenizer for a text-only model.
         overrides: Per modality, keyword arguments that replace the processor's own, planned and collated alike.
-        image_tokens: Placeholder of an image and token of one image feature, where the processor cannot be asked.
+        media_tokens: Placeholder of an item and token of one of its features, where the processor cannot be asked.
         frames_are_independent: Whether the model treats every frame of a video by itself.
     """
 
@@ -99,7 +99,7 @@ class ProcessorRunner:
         self,
         processor: ProcessorMixin | PreTrainedTokenizerBase,
         overrides: Mapping[Modality, ProcessorKwargs] | None = None,
-        image_tokens: tuple[str, str] | None = None,
+        media_tokens: Mapping[Modality, tuple[str, str]] | None = None,
         *,
         frames_are_independent: bool = False,
     ) -> None:
@@ -113,8 +113,8 @@ class ProcessorRunner:
             if isinstance(token, str) and has_part:
                 self.placeholders[modality] = token
         self._known_tokens: dict[Modality, str] = {}
-        if image_tokens is not None:
-            self.placeholders["image"], self._known_tokens["image"] = image_tokens
+        for modality, (placeholder, feature) in (media_tokens or {}).items():
+            self.placeholders[modality], self._known_tokens[modality] = placeholder, feature
         self._frames_are_independent = frames_are_independent
         self._meta_works: dict[Modality, bool] = {}
         self._hand_over = ImageHandOver(self._run_images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from mmdatasets.planning.dry_run import ProcessorRunner
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.remote_code import refusing
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.types import Expansion, ImageInfo
+from mmdatasets.types import Expansion, ImageInfo, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -27,9 +27,9 @@ _MEDIA_COUNTS = "media_nums_per_sample"
 class MossVLPlugin(BasePlugin):
     """A row without image gets a blank one, which nothing attends to; a batch's images share a pixel budget."""
 
-    def image_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> tuple[str, str] | None:
+    def media_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> Mapping[Modality, tuple[str, str]]:
         """The placeholder that the processor looks for, and the image token that it puts there."""
-        return processor.image_placeholder, processor.image_token
+        return {"image": (processor.image_placeholder, processor.image_token)}
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """One token; the image processor is asked whether it takes an image of this size."""

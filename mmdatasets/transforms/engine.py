@@ -55,11 +55,11 @@ class Engine:
     ) -> None:
         self.options = options
         self._plugin = plugin
-        image_tokens = plugin.image_tokens(processor) if hasattr(processor, "image_processor") else None
+        media_tokens = plugin.media_tokens(processor) if hasattr(processor, "image_processor") else {}
         self.runner = ProcessorRunner(
             processor,
             _overrides(plugin, processor, options),
-            image_tokens,
+            media_tokens,
             frames_are_independent=plugin.frames_are_independent,
         )
         self.media = MediaReader(plugin, self.runner, options)

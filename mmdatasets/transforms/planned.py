@@ -79,9 +79,4 @@ def _with_chunks(messages: Sequence[Message], counts: Sequence[int]) -> list[Mes
 
 def numbered(plugin: BasePlugin, engine: Engine, media: PlannedMedia) -> list[Expansion]:
     """The expansions of a row's media, by families that number their items in the text with the numbers."""
-    seen: Counter[Modality] = Counter()
-    result = []
-    for item, expansion in zip(media.items, media.expansions, strict=True):
-        result.append(plugin.index_expansion(engine, expansion, seen[item.modality]))
-        seen[item.modality] += 1
-    return result
+    return plugin.number_expansions(engine, [item.modality for item in media.items], media.expansions)
