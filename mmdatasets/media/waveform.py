@@ -71,8 +71,8 @@ def resample(samples: Waveform, orig_rate: int, new_rate: int, resampler: Resamp
         return samples
     if max(orig_rate, new_rate) > _LARGEST_RATIO * min(orig_rate, new_rate):
         raise MediaLimitError(
-            f"a sampling rate of {orig_rate} Hz is not changed to {new_rate} Hz, more than {_LARGEST_RATIO} times more "
-            "or less; is it the right one?"
+            f"a sampling rate of {orig_rate} Hz is not changed to {new_rate} Hz, more than {_LARGEST_RATIO} times "
+            "more or less; is it the right one?"
         )
     if resampler == "torchaudio":
         return _resample_with_torchaudio(samples, orig_rate, new_rate)
