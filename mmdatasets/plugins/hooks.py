@@ -46,6 +46,12 @@ class FamilyHooks:
         """The processor's own size arguments for a pixel budget, where it has such arguments."""
         return {}
 
+    def frame_multiple(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
+        """What the processor rounds the sides of a video's frames to multiples of, as far as it says; else 1."""
+        video_processor = processor.video_processor
+        patch, merge = (getattr(video_processor, name, None) for name in ("patch_size", "merge_size"))
+        return patch * merge if isinstance(patch, int) and isinstance(merge, int) else 1
+
     def image_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> tuple[str, str] | None:
         """What the chat template writes for an image, and the token that stands for one of its features.
 
