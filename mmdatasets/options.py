@@ -28,6 +28,7 @@ class MediaOptions:
             it equals Pillow bit for bit, the others with Pillow. `"auto"` is `"torchcodec"` where that is installed
             and usable, else `"pillow"`; the pixels are the same.
         video_max_pixels: Upper bound on the pixels (width x height) of each frame that the processor resizes to.
+            Processors with a minimum of their own for all frames together keep that.
         video_min_pixels: Lower bound on the same.
         video_sampling: Which frames are taken. `"processor"`: those that the model's own video processor samples,
             with `video_fps` or `video_num_frames` as its `fps` or `num_frames` where given. `"fps"`: `video_fps`

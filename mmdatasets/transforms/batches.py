@@ -256,7 +256,10 @@ def _unchanged(
         return None
     values = table[column]
     if values.null_count or any(
-        given is None or wanted is None or given["path"] != wanted["path"] or (given["bytes"] is None) != (wanted["bytes"] is None)
+        given is None
+        or wanted is None
+        or given["path"] != wanted["path"]
+        or (given["bytes"] is None) != (wanted["bytes"] is None)
         for row, mine in zip(_without_bytes(values), stored, strict=True)
         for given, wanted in zip_longest(row, mine, fillvalue={"path": "", "bytes": None})
     ):
