@@ -32,6 +32,7 @@ CONTAINER_FORMATS = (
 _NO_PROTOCOL = "none"
 _PADDING = 64 << 16  # FFmpeg counts pixels after padding each line to a multiple of 64
 _GENERATE_TIMES = av.container.Flags.gen_pts.value
+_WITHOUT_PROBING = {"codec_whitelist": "none", "probesize": "32", "analyzeduration": "0", "fpsprobesize": "0"}
 _NOT_MOVING = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -54,13 +55,20 @@ class OpenVideo:
     max_pixels: int
 
     @property
+    def is_only_track(self) -> bool:
+        """Whether there is no other video track, but for still pictures."""
+        return sum(not stream.disposition & _NOT_MOVING for stream in self.container.streams.video) == 1
+
+    @property
     def decoder(self) -> VideoCodecContext:
         """The track's decoder."""
         return self.stream.codec_context
 
 
 @contextmanager
-def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: int = 1) -> Iterator[OpenVideo]:
+def open_video(
+    file: BinaryIO, options: MediaOptions, source: str, *, threads: int = 1, quick: bool = False
+) -> Iterator[OpenVideo]:
     """Opens a video file; closes the container, not the file.
 
     Args:
@@ -68,6 +76,8 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
         options: `image_pixel_limit` is used.
         source: Description for errors.
         threads: How many threads decode.
+        quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
+            Of several video tracks, FFmpeg's best one is then not to be known.
 
     Yields:
         The open container.
@@ -86,6 +96,7 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
             container_options={
                 "format_whitelist": ",".join(CONTAINER_FORMATS),
                 "protocol_whitelist": _NO_PROTOCOL,
+                **(_WITHOUT_PROBING if quick else {}),
             },
             metadata_errors="replace",
             io_open=_refuse_to_open,
