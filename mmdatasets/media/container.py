@@ -67,9 +67,7 @@ class OpenVideo:
         return self.stream.codec_context
 
 
-def open_container(
-    file: BinaryIO, options: dict[str, str] | None = None, *, quick: bool = False
-) -> InputContainer:
+def open_container(file: BinaryIO, options: dict[str, str] | None = None, *, quick: bool = False) -> InputContainer:
     """Opens a file of one of `CONTAINER_FORMATS`, so that nothing in it can make FFmpeg read anything else.
 
     Args:
