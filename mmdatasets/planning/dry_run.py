@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
@@ -20,6 +20,7 @@ from transformers.video_utils import VideoMetadata
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.planning.image_forms import ImageHandOver
 from mmdatasets.planning.inputs import Outputs, as_tensor, blank_input, describe_shape, join_outputs, video_metadata
+from mmdatasets.planning.runs import collapse_runs
 from mmdatasets.types import (
     MODALITIES,
     AudioShape,
@@ -55,34 +56,6 @@ _REFERENCES: Mapping[Modality, MediaShape] = {
 def get_tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer of a processor; a bare tokenizer is its own."""
     return getattr(processor, "tokenizer", processor)
-
-
-def collapse_runs(text: str, *media_tokens: str) -> Expansion:
-    """Shortens every run of a media token in `text` to one token and keeps the lengths.
-
-    Args:
-        text: Replacement text as the processor gives it, for example `"<|image_pad|>" * 1000`.
-        *media_tokens: The tokens that stand for one feature of the model each.
-
-    Returns:
-        The shortened text with the length of each run, in order.
-    """
-    runs: list[int] = []
-
-    def shorten(match: re.Match[str]) -> str:
-        token: str = next(filter(None, match.groups()))
-        runs.append(len(match.group()) // len(token))
-        return token
-
-    pattern = "|".join(f"({re.escape(token)})(?:{re.escape(token)})*" for token in media_tokens)
-    return Expansion(re.sub(pattern, shorten, text), tuple(runs))
-
-
-def expand_runs(expansion: Expansion, media_tokens: Iterable[str]) -> str:
-    """An expansion as the processor writes it, each run at its length."""
-    runs = iter(expansion.runs)
-    pattern = "|".join(map(re.escape, dict.fromkeys(media_tokens)))
-    return re.sub(pattern, lambda match: match.group() * next(runs), expansion.text)
 
 
 class ProcessorRunner:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from mmdatasets.errors import MediaProcessorError, MMDatasetsError
-from mmdatasets.planning.dry_run import ProcessorRunner, collapse_runs
+from mmdatasets.planning.dry_run import ProcessorRunner
+from mmdatasets.planning.runs import collapse_runs
 from mmdatasets.plugins.remote_code import as_pil, refusing
 from mmdatasets.types import Expansion, ImageInfo, MediaInput, MediaShape, VideoShape
 

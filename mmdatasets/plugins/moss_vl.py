@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from mmdatasets.errors import MediaProcessorError
-from mmdatasets.planning.dry_run import ProcessorRunner, collapse_runs
+from mmdatasets.planning.dry_run import ProcessorRunner
 from mmdatasets.planning.inputs import blank_input, video_metadata
+from mmdatasets.planning.runs import collapse_runs
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.remote_code import refusing
 from mmdatasets.transforms.engine import Engine

@@ -12,7 +12,7 @@ from mmdatasets.chat.control_tokens import blank_marked
 from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, Message, as_string
 from mmdatasets.chat.template import Rendered
 from mmdatasets.errors import PlaceholderError, TemplateError
-from mmdatasets.planning.dry_run import expand_runs
+from mmdatasets.planning.runs import expand_runs
 from mmdatasets.transforms.planned import numbered, plan_media
 from mmdatasets.types import Expansion, Modality
 
