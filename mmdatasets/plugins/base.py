@@ -44,6 +44,9 @@ _IMPORTED_IN_PROCESS = os.getpid()
 class BasePlugin(FamilyHooks):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
+    Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
+    media, and adds no special token that the chat template does not write.
+
     Attributes:
         image_token: The model's image token; the processor's own when `None`.
         video_token: The model's video token; the processor's own when `None`.
@@ -106,6 +109,10 @@ class BasePlugin(FamilyHooks):
         processor: ProcessorMixin | None,
     ) -> list[Message]:
         """Writes each placeholder as the text that the model's tokenizer turns into the item's tokens.
+
+        The strings must reach the tokenizer as they are. A chat template that trims strings cuts off what an expansion
+        begins or ends with (Gemma 3's newlines): render the turns first and put the contents in afterwards, as trainers
+        with templates of their own do.
 
         Args:
             messages: The chat, with placeholders (`<image>`, `<video>`, `<audio>`) or media parts.
