@@ -40,7 +40,8 @@ class MediaOptions:
         video_max_frames: Upper bound on the sampled frames.
         video_min_frames: Lower bound on the sampled frames.
         video_backend: What decodes videos: `"pyav"`, `"torchcodec"` (needs the extra `torchcodec` and a system
-            FFmpeg) or `"decord"` (needs the extra `decord`).
+            FFmpeg) or `"decord"` (needs the extra `decord`). The latter two are refused for files of which they give
+            wrong frames. PyAV probes in any case.
         audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`.
         audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads right, and the rest (m4a,
             aac, sound tracks, MP3 whose header does not state the length) with PyAV. `"pyav"` and `"torchcodec"`

@@ -31,11 +31,7 @@ class TorchcodecReader:
     """
 
     def __init__(self) -> None:
-        problem = _find_problem()
-        if problem:
-            error = MissingExtraError.for_package("torchcodec", "torchcodec", "audio_backend='torchcodec'")
-            error.message = f"{error.message}, and FFmpeg ({problem})"
-            raise error
+        require_torchcodec("audio_backend='torchcodec'")
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
         """Counts what `read` gives, by decoding."""
@@ -47,6 +43,19 @@ class TorchcodecReader:
         samples, rate = _decode(file, source)
         start, end = sample_bounds(rate, start_s, end_s)
         return to_mono(samples[:, start:end].numpy()), rate
+
+
+def require_torchcodec(purpose: str) -> None:
+    """Raises an error that says what is missing where torchcodec cannot be used.
+
+    Raises:
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+    problem = _find_problem()
+    if problem:
+        error = MissingExtraError.for_package("torchcodec", "torchcodec", purpose)
+        error.message = f"{error.message}, and FFmpeg ({problem})"
+        raise error
 
 
 def _decode(file: BinaryIO, source: str) -> tuple[torch.Tensor, int]:
