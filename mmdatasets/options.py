@@ -28,6 +28,7 @@ class MediaOptions:
             it equals Pillow bit for bit, the others with Pillow. `"auto"` is `"torchcodec"` where that is installed
             and usable, else `"pillow"`; the pixels are the same.
         video_max_pixels: Upper bound on the pixels (width x height) of each frame that the processor resizes to.
+            Processors with a minimum of their own for all frames together keep that.
         video_min_pixels: Lower bound on the same.
         video_sampling: Which frames are taken. `"processor"`: those that the model's own video processor samples,
             with `video_fps` or `video_num_frames` as its `fps` or `num_frames` where given. `"fps"`: `video_fps`
@@ -40,8 +41,9 @@ class MediaOptions:
         video_backend: What decodes videos: `"pyav"`, `"torchcodec"` (needs the extra `torchcodec` and a system
             FFmpeg) or `"decord"` (needs the extra `decord`).
         audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`.
-        audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads, and the rest (m4a, aac,
-            sound tracks) with PyAV. `"pyav"` and `"torchcodec"` decode everything.
+        audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads right, and the rest (m4a,
+            aac, sound tracks, MP3 whose header does not state the length) with PyAV. `"pyav"` and `"torchcodec"`
+            (needs the extra `torchcodec` and a system FFmpeg) decode everything.
         audio_resampler: What changes the sampling rate: `"soxr"`, or `"torchaudio"` (needs the extra `torchaudio`).
         audio_max_duration_s: Longest audio, in seconds; as long as the processor takes in one piece when `None`.
         long_audio: What becomes of longer audio: `"error"`, `"truncate"` (its beginning is used) or `"chunk"` (it

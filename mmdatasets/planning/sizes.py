@@ -7,7 +7,9 @@ import math
 from mmdatasets.types import ImageInfo
 
 
-def fit_pixels(info: ImageInfo, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageInfo:
+def fit_pixels(
+    info: ImageInfo, min_pixels: int | None = None, max_pixels: int | None = None, multiple: int = 1
+) -> ImageInfo:
     """The size to which an image is resized before the processor sees it, so that it keeps a pixel budget.
 
     The aspect ratio is kept up to rounding: down to whole pixels for the upper bound, up for the lower one. An image
@@ -16,16 +18,19 @@ def fit_pixels(info: ImageInfo, min_pixels: int | None = None, max_pixels: int |
     Args:
         info: Size of the image.
         min_pixels: Lower bound on width x height.
-        max_pixels: Upper bound on width x height. A side never falls below one pixel, so that an extremely long
-            image may stay above the bound.
+        max_pixels: Upper bound on width x height. A side never falls below one pixel (or `multiple`), so that an
+            extremely long image may stay above the bound.
+        multiple: What the processor rounds sides to multiples of. Where that would exceed the upper bound, the sides
+            are rounded down to multiples instead.
 
     Returns:
         The new size.
     """
     pixels = info.width * info.height
-    if max_pixels is not None and pixels > max_pixels:
-        scale = math.sqrt(max_pixels / pixels)
-        return ImageInfo(max(1, int(info.width * scale)), max(1, int(info.height * scale)))
+    rounded = round(info.width / multiple) * round(info.height / multiple) * multiple**2
+    if max_pixels is not None and max(pixels, rounded) > max_pixels:
+        scale = min(1.0, math.sqrt(max_pixels / pixels)) / multiple
+        return ImageInfo(*(max(1, int(side * scale)) * multiple for side in (info.width, info.height)))
     if min_pixels is not None and pixels < min_pixels:
         scale = math.sqrt(min_pixels / pixels)
         return ImageInfo(math.ceil(info.width * scale), math.ceil(info.height * scale))

@@ -50,6 +50,12 @@ class FamilyHooks:
         """The processor's own size arguments for a pixel budget, where it has such arguments."""
         return {}
 
+    def frame_multiple(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
+        """What the processor rounds the sides of a video's frames to multiples of, as far as it says; else 1."""
+        video_processor = processor.video_processor
+        patch, merge = (getattr(video_processor, name, None) for name in ("patch_size", "merge_size"))
+        return patch * merge if isinstance(patch, int) and isinstance(merge, int) else 1
+
     def media_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> Mapping[Modality, tuple[str, str]]:
         """What the chat template writes for an item, and the token that stands for one of its features.
 

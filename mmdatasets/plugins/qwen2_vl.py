@@ -35,11 +35,11 @@ class Qwen2VLPlugin(BasePlugin):
         kwargs: dict[Modality, ProcessorKwargs] = {}
         low, high = options.image_min_pixels, options.image_max_pixels
         if (low, high) != (None, None):
-            kwargs["image"] = {"size": _size(processor.image_processor.size, low, high)}
+            kwargs["image"] = {"size": size_between(processor.image_processor.size, low, high)}
         low, high = options.video_min_pixels, options.video_max_pixels
         if self.processor_sizes_videos and (low, high) != (None, None):
             own = getattr(processor, "videos_kwargs", {}).get("size") or processor.video_processor.size
-            kwargs["video"] = {"size": _size(own, low, high)}
+            kwargs["video"] = {"size": size_between(own, low, high)}
         return kwargs
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
@@ -54,10 +54,13 @@ class Qwen2VLPlugin(BasePlugin):
         return Expansion(runner.placeholders["image"], (patches // processor.merge_size**2,))
 
 
-def _size(own: Mapping[str, int], low: int | None, high: int | None) -> dict[str, int]:
+def size_between(own: Mapping[str, int], low: int | None, high: int | None) -> dict[str, int]:
+    """A processor's `size` of `shortest_edge` and `longest_edge`, which count pixels, with other bounds."""
     shortest, longest = low or own["shortest_edge"], high or own["longest_edge"]
     if low is None:
-        shortest = min(shortest, longest)  # a budget below the processor's own minimum moves the minimum along
+        # A budget near the processor's own minimum moves the minimum along: sides are rounded up from it by up to a
+        # block each, which are twice the side at most.
+        shortest = min(shortest, max(1, longest // 4))
     elif high is None:
         longest = max(shortest, longest)
     return {"shortest_edge": shortest, "longest_edge": longest}

@@ -187,7 +187,8 @@ class MediaReader:
                 return size
             return fit_pixels(size, options.image_min_pixels, options.image_max_pixels)
         if not self._plugin.processor_sizes_videos:
-            size = fit_pixels(size, options.video_min_pixels, options.video_max_pixels)
+            multiple = self._plugin.frame_multiple(self._runner.processor)
+            size = fit_pixels(size, options.video_min_pixels, options.video_max_pixels, multiple)
         if plan.frames is None or plan.num_source_frames is None:
             raise MediaError("the plan of a video has no frames: map the dataset again")
         return VideoShape(

@@ -390,6 +390,33 @@ def test_long_reads_are_those_of_transformers(tmp_path):
         )
 
 
-def test_soundfile_reads_what_it_is_said_to():
-    """libsndfile of a system may be older than that of the wheel, and lack MP3."""
+def test_soundfile_reads_what_it_is_said_to(monkeypatch):
+    """libsndfile of a system may be older than that of the wheel, and lack MP3: no reason to decode with another."""
     assert {"WAV", "FLAC", "OGG", "MP3"} <= set(soundfile.available_formats())
+    monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": "", "FLAC": "", "OGG": ""})
+    assert probe_audio(WAV, MediaOptions()) == INFO
+    with pytest.raises(MediaDecodeError, match=r"too old to read MP3: 1\.1 .*audio_backend='pyav'"):
+        probe_audio(b"a file that libsndfile refuses", MediaOptions())
+
+
+OPUS = [(duration, "audio", 64000) for duration in ("2.5", "5", "10", "20", "40", "60")]
+OPUS += [(duration, "voip", 12000) for duration in ("10", "20", "40", "60")]
+
+
+@pytest.mark.parametrize(("frame_ms", "application", "bit_rate"), OPUS)
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_packets_of_opus_are_counted_without_decoding(frame_ms, application, bit_rate, num_channels):
+    """The first byte says how long a packet is, in each of the three modes that Opus has."""
+    samples = make_audio(48000, 70_001, num_channels)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as container:
+        options = {"frame_duration": frame_ms, "application": application}
+        stream = container.add_stream("libopus", rate=48000, options=options)
+        stream.layout, stream.bit_rate = {1: "mono", 2: "stereo"}[num_channels], bit_rate
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", layout=stream.layout)
+        frame.sample_rate, frame.pts = 48000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(io.BytesIO(buffer.getvalue())) as container:
+        decoded = sum(frame.samples for frame in container.decode(audio=0))
+    assert probe_audio(buffer.getvalue(), MediaOptions()) == AudioInfo(48000, num_channels, decoded)

@@ -40,12 +40,13 @@ def plugin():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[Path]:
-    """Three videos of different sizes and lengths."""
+    """Four videos of different sizes and lengths."""
     folder = tmp_path_factory.mktemp("videos")
     specs = [
         VideoSpec(num_frames=16, rate=SECOND),
         VideoSpec(num_frames=9, rate=SECOND, width=160, height=96, first_number=100),
         VideoSpec(num_frames=5, rate=SECOND, width=64, height=128, first_number=200),
+        VideoSpec(num_frames=5, rate=SECOND, width=224, height=160),
     ]
     return [write_video(folder / f"{index}.mp4", spec) for index, spec in enumerate(specs)]
 
@@ -197,9 +198,7 @@ def test_a_frame_list_with_a_rate(plugin) -> None:
     assert record["duration_s"] == 1.5
     batch = plugin.collator()(rows)
     pixels = torch.from_numpy(np.stack(frame_list()[2:5])).permute(0, 3, 1, 2)
-    assert_same(
-        batch, own_call(plugin.processor, texts_of(plugin, [chat()]), videos=[(pixels, metadata_of(record))])
-    )
+    assert_same(batch, own_call(plugin.processor, texts_of(plugin, [chat()]), videos=[(pixels, metadata_of(record))]))
 
 
 def test_parts_of_videos(plugin, files) -> None:
@@ -484,15 +483,15 @@ VIDEO_FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "gemma4", "inte
                   "kimi_k25"]  # fmt: skip
 
 
-@pytest.mark.parametrize("budget", [{"video_max_pixels": 64 * 64}, {"video_min_pixels": 400 * 400}])
+@pytest.mark.parametrize("budget", [{"video_max_pixels": 128 * 128}, {"video_min_pixels": 600 * 600}])
 @pytest.mark.parametrize("name", VIDEO_FAMILIES)
 def test_pixel_budgets(name: str, budget: dict[str, int], files) -> None:
     options = MediaOptions(video_sampling="uniform", video_num_frames=4, **budget)
     plugin = auto_plugin(build_processor(name), options=options)
-    rows = rows_of(plugin.transform({"messages": [chat(), chat()], "videos": [[files[0]], [files[1]]]}))
+    rows = rows_of(plugin.transform({"messages": [chat(), chat()], "videos": [[files[0]], [files[3]]]}))
     batch = plugin.collator()(rows)  # which compares the features made with those that were planned
     plain = auto_plugin(build_processor(name), options=MediaOptions(video_sampling="uniform", video_num_frames=4))
-    without = rows_of(plain.transform({"messages": [chat(), chat()], "videos": [[files[0]], [files[1]]]}))
+    without = rows_of(plain.transform({"messages": [chat(), chat()], "videos": [[files[0]], [files[3]]]}))
     counts = [[row["media_info"][0]["num_tokens"] for row in rows] for rows in (rows, without)]
     for limited, own in zip(*counts, strict=True):
         assert limited <= own if "video_max_pixels" in budget else limited >= own
