@@ -31,7 +31,8 @@ class MediaOptions:
             Processors with a minimum of their own for all frames together keep that.
         video_min_pixels: Lower bound on the same.
         video_sampling: Which frames are taken. `"processor"`: those that the model's own video processor samples,
-            with `video_fps` or `video_num_frames` as its `fps` or `num_frames` where given. `"fps"`: `video_fps`
+            with `video_fps` or `video_num_frames` as its `fps` or `num_frames` where given; all frames where neither
+            is given and the processor does not sample by itself (`do_sample_frames=False`). `"fps"`: `video_fps`
             frames a second, or, where these are more than `video_max_frames`, that many spread evenly over the clip.
             `"uniform"`: `video_num_frames` spread evenly over the clip. `"all"`: every frame.
         video_fps: Frames per second to sample.

@@ -72,8 +72,8 @@ def own_call(
 def assert_same(ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
     """The same names, types and values, `labels` apart."""
     assert set(ours) - {"labels"} == set(theirs)
-    for name, value in theirs.items():
-        mine, value = torch.as_tensor(ours[name]), torch.as_tensor(value)
-        assert mine.dtype == value.dtype, name
-        assert mine.shape == value.shape, name
-        assert torch.equal(mine, value), name
+    for name in theirs:
+        mine, other = torch.as_tensor(ours[name]), torch.as_tensor(theirs[name])
+        assert mine.dtype == other.dtype, name
+        assert mine.shape == other.shape, name
+        assert torch.equal(mine, other), name

@@ -34,6 +34,7 @@ _NO_PROTOCOL = "none"
 _STILL_IMAGE = "a still image"
 _PADDING = 64 << 16  # FFmpeg counts pixels after padding each line to a multiple of 64
 _GENERATE_TIMES = av.container.Flags.gen_pts.value
+_WITHOUT_PROBING = {"codec_whitelist": "none", "probesize": "32", "analyzeduration": "0", "fpsprobesize": "0"}
 _NOT_MOVING = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -56,17 +57,23 @@ class OpenVideo:
     max_pixels: int
 
     @property
+    def is_only_track(self) -> bool:
+        """Whether there is no other video track, but for still pictures."""
+        return sum(not stream.disposition & _NOT_MOVING for stream in self.container.streams.video) == 1
+
+    @property
     def decoder(self) -> VideoCodecContext:
         """The track's decoder."""
         return self.stream.codec_context
 
 
-def open_container(file: BinaryIO, options: dict[str, str] | None = None) -> InputContainer:
+def open_container(file: BinaryIO, options: dict[str, str] | None = None, *, quick: bool = False) -> InputContainer:
     """Opens a file of one of `CONTAINER_FORMATS`, so that nothing in it can make FFmpeg read anything else.
 
     Args:
         file: Binary file, seekable; read from where it stands. It is not closed with the container.
         options: Options of the demuxer and the decoders.
+        quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
 
     Raises:
         av.FFmpegError: The file is of no such format, or damaged.
@@ -79,6 +86,7 @@ def open_container(file: BinaryIO, options: dict[str, str] | None = None) -> Inp
         container_options={
             "format_whitelist": ",".join(CONTAINER_FORMATS),
             "protocol_whitelist": _NO_PROTOCOL,
+            **(_WITHOUT_PROBING if quick else {}),
         },
         metadata_errors="replace",
         io_open=_refuse_to_open,
@@ -87,7 +95,9 @@ def open_container(file: BinaryIO, options: dict[str, str] | None = None) -> Inp
 
 
 @contextmanager
-def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: int = 1) -> Iterator[OpenVideo]:
+def open_video(
+    file: BinaryIO, options: MediaOptions, source: str, *, threads: int = 1, quick: bool = False
+) -> Iterator[OpenVideo]:
     """Opens a video file; closes the container, not the file.
 
     Args:
@@ -95,6 +105,8 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
         options: `image_pixel_limit` is used.
         source: Description for errors.
         threads: How many threads decode.
+        quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
+            Of several video tracks, FFmpeg's best one is then not to be known.
 
     Yields:
         The open container.
@@ -106,7 +118,7 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
     file.seek(0)
     limit = {"max_pixels": str(2 * options.image_pixel_limit + _PADDING)}  # the exact one is `check_frame_size`
     try:
-        container = open_container(file, limit)
+        container = open_container(file, limit, quick=quick)
     except MemoryError:
         raise
     except Exception as error:  # FFmpeg's errors, and those of the file's own client

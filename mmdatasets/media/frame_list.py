@@ -42,6 +42,7 @@ def probe_frames(frames: Sequence[object], fps: float | None, options: MediaOpti
         timestamps_s=_times(len(frames), fps),
         fps=fps,
         duration_s=None if fps is None else len(frames) / fps,
+        is_frame_list=True,
     )
 
 

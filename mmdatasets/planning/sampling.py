@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmdatasets.errors import MediaDecodeError, MediaError, MediaReferenceError
+from mmdatasets.errors import MediaDecodeError, MediaError, MediaProcessorError, MediaReferenceError
 from mmdatasets.options import MediaOptions
 from mmdatasets.types import FramePlan, VideoInfo
 
@@ -62,11 +62,12 @@ def sample(info: VideoInfo, clip: Clip, options: MediaOptions, by_processor: Pro
 
     Raises:
         MediaDecodeError: If the wanted part has no frame, or an index is none of the video's.
+        MediaProcessorError: If the processor's own policy cannot sample the video. Says which options can.
         MediaError: If the policy needs a rate that nothing tells.
     """
     first, last = _range(info, clip)
     count = last - first
-    duration = _duration(info, clip, first, last)
+    duration = _duration(info, clip)
     if clip.indices is not None:
         chosen = _explicit(clip.indices, info)
     else:
@@ -109,9 +110,9 @@ def _range(info: VideoInfo, clip: Clip) -> tuple[int, int]:
     return first, max(last, first + 1)
 
 
-def _duration(info: VideoInfo, clip: Clip, first: int, last: int) -> float | None:
-    if info.duration_s is None or (first, last) == (0, info.num_frames):
-        return info.duration_s
+def _duration(info: VideoInfo, clip: Clip) -> float | None:
+    if info.duration_s is None:
+        return None
     end = info.duration_s if clip.end_s is None else min(clip.end_s, info.duration_s)
     return end - (clip.start_s or 0.0)
 
@@ -145,10 +146,23 @@ def _by_policy(
         case "processor":
             wanted = {"fps": options.video_fps, "num_frames": options.video_num_frames}
             given: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
-            indices = None if info.is_frame_list else by_processor(count, info.fps, duration, given)
+            indices = None if info.is_frame_list else _ask(by_processor, count, info.fps, duration, given)
             if indices is None:
                 return np.arange(count)
             return _within(np.asarray(indices, dtype=np.int64), count)
+
+
+def _ask(
+    by_processor: ProcessorSampler, count: int, fps: float | None, duration: float | None, wanted: dict[str, object]
+) -> Sequence[int] | None:
+    try:
+        return by_processor(count, fps, duration, wanted)
+    except MediaProcessorError as error:
+        raise MediaProcessorError(
+            f"the processor's own policy cannot sample a video of {count} frame(s) ({error.message}); set "
+            "MediaOptions(video_sampling='uniform', video_num_frames=...), which takes all where there are fewer, "
+            "video_sampling='fps' with video_fps, or video_sampling='all'"
+        ) from error.__cause__
 
 
 def _by_rate(info: VideoInfo, first: int, last: int, duration: float | None, fps: float) -> npt.NDArray[np.int64]:

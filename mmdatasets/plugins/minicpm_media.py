@@ -1,4 +1,4 @@
-"""Videos and audio of MiniCPM-V and MiniCPM-o 2.6, as their model cards use them."""
+"""Images, videos and audio of MiniCPM-V and MiniCPM-o 2.6, as their model cards use them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from mmdatasets.errors import MediaProcessorError
+from mmdatasets.errors import MediaProcessorError, MMDatasetsError
 from mmdatasets.planning.dry_run import ProcessorRunner, collapse_runs
-from mmdatasets.plugins.remote_code import refusing
-from mmdatasets.types import Expansion, MediaInput
+from mmdatasets.plugins.remote_code import as_pil, refusing
+from mmdatasets.types import Expansion, ImageInfo, MediaInput, MediaShape, VideoShape
 
 if TYPE_CHECKING:
-    import torch
     from transformers.video_utils import VideoMetadata
 
 IMAGE_TAG = "(<image>./</image>)"
@@ -24,6 +24,9 @@ VIDEO_TAG = "(<video>./</video>)"
 
 VIDEO_SLICES = 2
 """`max_slice_nums` for a chat with a video in the model cards, which also set `use_image_id` to false there."""
+
+PER_ROW = ("pixel_values", "image_sizes", "tgt_sizes")
+"""What the image processor returns, with an entry for each row."""
 
 _MAX_FRAMES = 64
 _DEFAULT_FPS = 1.0
@@ -104,3 +107,59 @@ def _extract(
         audios, audio_parts=None, chunk_input=True, sampling_rate=runner.sampling_rate
     )
     return result
+
+
+def slice_limit(shapes: Sequence[MediaShape]) -> int | None:
+    """The most slices of an image in a row of these items; the image processor's own limit when `None`."""
+    return VIDEO_SLICES if any(isinstance(shape, VideoShape) for shape in shapes) else None
+
+
+def place(runner: ProcessorRunner, shape: MediaShape, limit: int | None) -> Expansion:
+    """What an item of a row with this limit on slices becomes in the text, without its number."""
+    if isinstance(shape, ImageInfo):
+        return place_image(runner, shape, limit)
+    if not isinstance(shape, VideoShape):
+        return place_audio(runner, shape.num_samples)
+    if shape.num_samples is not None:
+        raise MediaProcessorError("a video's sound is not supported beside its frames: use_audio_in_video=False")
+    frame, count = place_image(runner, ImageInfo(shape.width, shape.height), limit), len(shape.frames.indices)
+    return Expansion("\n".join([frame.text] * count), frame.runs * count)
+
+
+def place_image(runner: ProcessorRunner, info: ImageInfo, limit: int | None) -> Expansion:
+    """The image processor's own text for an image of this size, without its number."""
+    place = runner.processor.image_processor.get_slice_image_placeholder
+    with refusing():
+        text = place((info.width, info.height), max_slice_nums=limit, use_image_id=False)
+    return collapse_runs(text, runner.image_token)
+
+
+def slice_row(
+    runner: ProcessorRunner, row: Sequence[MediaInput], expansions: Sequence[Expansion]
+) -> Mapping[str, object]:
+    """What the image processor makes of a row's images and frames."""
+    pictures = as_pil(pictures_of(row))
+    if not pictures:
+        return {name: [] for name in PER_ROW}
+    limit = slice_limit([item.shape for item in row])
+    with refusing():
+        outputs = runner.processor.image_processor([pictures], max_slice_nums=limit, return_tensors="pt")
+    seen = zip(row, expansions, strict=True)
+    expected = sum(len(expansion.runs) for item, expansion in seen if item.modality != "audio")
+    if len(outputs["pixel_values"][0]) != expected:
+        raise MediaProcessorError(
+            f"the model's image processor made {len(outputs['pixel_values'][0])} slices of images that it planned "
+            f"{expected} for"
+        )
+    return {name: outputs[name][0] for name in PER_ROW}
+
+
+def find_bounds(ids: np.ndarray, starts: Sequence[int], ends: Sequence[int]) -> torch.Tensor:
+    """`(num_spans, 2)`: what stands between the tokens that start and end a span, as a half-open range."""
+    first, last = (torch.from_numpy(np.flatnonzero(np.isin(ids, tokens))) for tokens in (starts, ends))
+    if len(first) != len(last):
+        raise MMDatasetsError(
+            f"a row has {len(first)} tokens that start an image or audio and {len(last)} that end one: do not cut "
+            "input_ids"
+        )
+    return torch.stack([first + 1, last], dim=1)

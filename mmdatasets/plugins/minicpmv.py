@@ -10,23 +10,26 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from mmdatasets.errors import MediaProcessorError, MMDatasetsError
-from mmdatasets.planning.dry_run import ProcessorRunner, collapse_runs, get_tokenizer
+from mmdatasets.errors import MMDatasetsError
+from mmdatasets.planning.dry_run import ProcessorRunner, get_tokenizer
 from mmdatasets.planning.inputs import image_input
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.minicpm_media import (
     AUDIO_TAG,
     IMAGE_TAG,
-    VIDEO_SLICES,
+    PER_ROW,
     VIDEO_TAG,
     extract_audio,
-    pictures_of,
-    place_audio,
+    find_bounds,
+    place,
+    place_image,
     sample_frames,
+    slice_limit,
+    slice_row,
 )
-from mmdatasets.plugins.remote_code import as_pil, call_default, refusing
+from mmdatasets.plugins.remote_code import call_default
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.types import Expansion, ImageInfo, MediaInput, MediaShape, Modality, VideoShape
+from mmdatasets.types import Expansion, ImageInfo, MediaInput, MediaShape, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -35,8 +38,8 @@ if TYPE_CHECKING:
     from mmdatasets.collate.inputs import MediaInputs
 
 _OLDEST = 2.6
-_PER_ROW = ("pixel_values", "image_sizes", "tgt_sizes")
 _AUDIO_BOUNDS = {"audio_bounds": ("audio_start_id", "audio_end_id"), "spk_bounds": ("spk_start_id", "spk_end_id")}
+__AUDIO_BOUNDS = {"audio_bounds": ("audio_start_id", "audio_end_id"), "spk_bounds": ("spk_start_id", "spk_end_id")}
 
 
 @dataclass(eq=False)
@@ -78,7 +81,7 @@ class MiniCPMVPlugin(BasePlugin):
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """The image processor's own text for an image of this size, without its number."""
-        return _place_image(runner, info, None)
+        return place_image(runner, info, None)
 
     def plan_item(self, runner: ProcessorRunner, shape: MediaShape) -> Expansion:
         """A line for each frame of a video; for audio, what the processor writes for as many samples."""
@@ -86,8 +89,8 @@ class MiniCPMVPlugin(BasePlugin):
 
     def plan_row(self, runner: ProcessorRunner, shapes: Sequence[MediaShape]) -> list[Expansion]:
         """What the items of a row become, without numbers: a video among them decides how images are sliced."""
-        limit = _slice_limit(shapes)
-        return [_place(runner, shape, limit) for shape in shapes]
+        limit = slice_limit(shapes)
+        return [place(runner, shape, limit) for shape in shapes]
 
     def number_expansions(
         self, engine: Engine, modalities: Sequence[Modality], expansions: Sequence[Expansion]
@@ -97,7 +100,8 @@ class MiniCPMVPlugin(BasePlugin):
         asked = call_default(processor, "use_image_id")
         if "video" in modalities or not (processor.image_processor.use_image_id if asked is None else asked):
             return list(expansions)
-        result, number = [], processor.image_processor.get_image_id_placeholder
+        number = processor.image_processor.get_image_id_placeholder
+        result: list[Expansion] = []
         for modality, expansion in zip(modalities, expansions, strict=True):
             seen = sum(earlier == "image" for earlier in modalities[: len(result)])
             is_image = modality == "image"
@@ -123,9 +127,9 @@ class MiniCPMVPlugin(BasePlugin):
         """
         runner = engine.runner
         planned = [self.plan_row(runner, [item.shape for item in row]) for row in rows]
-        outputs: dict[str, list[object]] = {name: [] for name in _PER_ROW}
+        outputs: dict[str, list[object]] = {name: [] for name in PER_ROW}
         for row, expansions in zip(rows, planned, strict=True):
-            made = _slice_row(runner, row, expansions)
+            made = slice_row(runner, row, expansions)
             for name, values in outputs.items():
                 values.append(made[name])
         audio, heard = extract_audio(runner, rows)
@@ -145,13 +149,13 @@ class MiniCPMVPlugin(BasePlugin):
         starts = (tokenizer.im_start_id, tokenizer.slice_start_id)
         ends = (tokenizer.im_end_id, tokenizer.slice_end_id)
         rows = [np.asarray(ids) for ids in batch_ids]
-        result: MediaInputs = {name: [[] for _ in rows] for name in _PER_ROW}
-        result["image_bound"] = [_bounds(ids, starts, ends) for ids in rows]
+        result: MediaInputs = {name: [[] for _ in rows] for name in PER_ROW}
+        result["image_bound"] = [find_bounds(ids, starts, ends) for ids in rows]
         if _hears(engine.runner.processor):
             result |= {"audio_features": [], "audio_feature_lens": []}
             for name, (start, end) in _AUDIO_BOUNDS.items():
                 pair = (getattr(tokenizer, start),), (getattr(tokenizer, end),)
-                result[name] = [_bounds(ids, *pair) for ids in rows]
+                result[name] = [find_bounds(ids, *pair) for ids in rows]
         return {**result, **inputs}
 
     def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -169,57 +173,3 @@ class MiniCPMVPlugin(BasePlugin):
 
 def _hears(processor: ProcessorMixin | PreTrainedTokenizerBase) -> bool:
     return getattr(processor, "feature_extractor", None) is not None
-
-
-def _slice_limit(shapes: Sequence[MediaShape]) -> int | None:
-    """The most slices of an image in a row of these items; the image processor's own limit when `None`."""
-    return VIDEO_SLICES if any(isinstance(shape, VideoShape) for shape in shapes) else None
-
-
-def _place(runner: ProcessorRunner, shape: MediaShape, limit: int | None) -> Expansion:
-    if isinstance(shape, ImageInfo):
-        return _place_image(runner, shape, limit)
-    if not isinstance(shape, VideoShape):
-        return place_audio(runner, shape.num_samples)
-    if shape.num_samples is not None:
-        raise MediaProcessorError("a video's sound is not supported beside its frames: use_audio_in_video=False")
-    frame, count = _place_image(runner, ImageInfo(shape.width, shape.height), limit), len(shape.frames.indices)
-    return Expansion("\n".join([frame.text] * count), frame.runs * count)
-
-
-def _place_image(runner: ProcessorRunner, info: ImageInfo, limit: int | None) -> Expansion:
-    place = runner.processor.image_processor.get_slice_image_placeholder
-    with refusing():
-        text = place((info.width, info.height), max_slice_nums=limit, use_image_id=False)
-    return collapse_runs(text, runner.image_token)
-
-
-def _slice_row(
-    runner: ProcessorRunner, row: Sequence[MediaInput], expansions: Sequence[Expansion]
-) -> Mapping[str, object]:
-    """What the image processor makes of a row's images and frames."""
-    pictures = as_pil(pictures_of(row))
-    if not pictures:
-        return {name: [] for name in _PER_ROW}
-    limit = _slice_limit([item.shape for item in row])
-    with refusing():
-        outputs = runner.processor.image_processor([pictures], max_slice_nums=limit, return_tensors="pt")
-    seen = zip(row, expansions, strict=True)
-    expected = sum(len(expansion.runs) for item, expansion in seen if item.modality != "audio")
-    if len(outputs["pixel_values"][0]) != expected:
-        raise MediaProcessorError(
-            f"the model's image processor made {len(outputs['pixel_values'][0])} slices of images that it planned "
-            f"{expected} for"
-        )
-    return {name: outputs[name][0] for name in _PER_ROW}
-
-
-def _bounds(ids: np.ndarray, starts: Sequence[int], ends: Sequence[int]) -> torch.Tensor:
-    """`(num_spans, 2)`: what stands between the tokens that start and end a span, as a half-open range."""
-    first, last = (torch.from_numpy(np.flatnonzero(np.isin(ids, tokens))) for tokens in (starts, ends))
-    if len(first) != len(last):
-        raise MMDatasetsError(
-            f"a row has {len(first)} tokens that start an image or audio and {len(last)} that end one: do not cut "
-            "input_ids"
-        )
-    return torch.stack([first + 1, last], dim=1)

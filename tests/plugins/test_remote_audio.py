@@ -107,9 +107,9 @@ def features_of(frames: int) -> int:
 PLUGIN = auto_plugin(build_standin("minicpm_o"))
 
 
-@settings(max_examples=25)
-@given(num_samples=st.integers(481, 70 * RATE))
-@example(num_samples=481)
+@settings(max_examples=15)
+@given(num_samples=st.integers(321, 40 * RATE))
+@example(num_samples=321)
 @example(num_samples=30 * RATE)
 @example(num_samples=30 * RATE + 1)
 @example(num_samples=60 * RATE + 640)

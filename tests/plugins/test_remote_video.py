@@ -219,7 +219,8 @@ def test_moss_frames_of_a_part_keep_their_own_times(tmp_path: Path) -> None:
 def test_moss_takes_frames_without_a_rate_at_its_own(tmp_path: Path) -> None:
     images = [str(make_row([[Image(64, 64 + index)], ["x"]], tmp_path).paths[0]) for index in (0, 0, 0)]
     chat = [{"role": "user", "content": "<video>"}, {"role": "assistant", "content": "x"}]
-    messages = MOSS.process_messages(chat, [], [images], [], None)
+    plugin = auto_plugin(build_standin("moss_vl"), options=MediaOptions(video_sampling="all"))
+    messages = plugin.process_messages(chat, [], [images], [], None)
     assert re.findall(r"([0-9.]+) seconds", messages[0]["content"]) == ["0.0", "0.0", "0.1"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import datasets
@@ -295,7 +296,7 @@ def test_long_audio_becomes_several_items(limit: float | None, long_file, files)
     samples = wav_samples(long_file)
     bounds = [round(record["start_s"] * RATE) for record in records[:-1]] + [len(samples)]
     assert [record["num_samples"] for record in records[:-1]] == np.diff(bounds).tolist()
-    audio = [samples[start:end] for start, end in zip(bounds, bounds[1:], strict=False)] + [wav_samples(files[0])]
+    audio = [samples[start:end] for start, end in pairwise(bounds)] + [wav_samples(files[0])]
     written = [chat("<audio>" * pieces + " then <audio>?")]
     assert_same(plugin.collator(padding_side="right")(rows), expected_batch(plugin.processor, written, audio))
     for record in records:

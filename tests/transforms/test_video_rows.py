@@ -189,6 +189,14 @@ def test_frame_lists(column: str, plugin) -> None:
     assert_same(plugin.collator()([mapped[0]]), expected)
 
 
+@pytest.mark.parametrize("video", [frame_list(), {"frames": frame_list(), "fps": 24.0}])
+def test_frame_lists_count_as_sampled(video) -> None:
+    plugin = auto_plugin(build_processor("qwen3_vl"))  # which takes two frames a second of a file
+    rows = rows_of(plugin.transform({"messages": [chat()], "videos": [[video]]}))
+    assert rows[0]["media_info"][0]["frame_indices"] == list(range(6))
+    plugin.collator()(rows)
+
+
 def test_a_frame_list_with_a_rate(plugin) -> None:
     video = {"frames": frame_list(), "fps": 2.0, "start": 1.0, "end": 2.5}
     rows = rows_of(plugin.transform({"messages": [chat()], "videos": [[video]]}))
@@ -290,7 +298,7 @@ def test_the_frames_of_a_list_are_not_decoded(plugin) -> None:
     frames = [cut_pixel_data(encode_image(90, 60, seed=seed)) for seed in range(3)]
     rows = rows_of(plugin.transform({"messages": [chat()], "videos": [[frames]]}))
     assert rows[0]["media_info"][0]["frame_indices"] == [0, 1, 2]
-    with pytest.raises(MediaDecodeError, match="column 'videos', index 0 .*frame 0"):
+    with pytest.raises(MediaDecodeError, match=r"column 'videos', index 0 .*frame 0"):
         plugin.collator()(rows)
 
 
@@ -363,7 +371,7 @@ def test_a_changed_frame_list_is_noticed(plugin) -> None:
 def test_dropped_video_frames_are_noticed(plugin) -> None:
     rows = rows_of(plugin.transform({"messages": [chat()], "videos": [[frame_list()]]}))
     del rows[0]["video_frames"]
-    with pytest.raises(MediaError, match="row 0 of the batch, column 'videos', index 0.*'video_frames'"):
+    with pytest.raises(MediaError, match=r"row 0 of the batch, column 'videos', index 0.*'video_frames'"):
         plugin.collator()(rows)
 
 
@@ -378,9 +386,7 @@ def mixed(plugin, files, image_file):
         "videos": [[str(files[0])], [], [frame_list(4), files[1].read_bytes()]],
         "images": [[str(image_file(60, 60))], [], []],
     }
-    table = datasets.Dataset.from_dict(
-        {name: values for name, values in plugin.transform(columns).items()}, features=plugin.features()
-    )
+    table = datasets.Dataset.from_dict(plugin.transform(columns), features=plugin.features())
     return table, plugin.collator()(list(table))
 
 
@@ -479,7 +485,8 @@ def test_an_image_of_several_rows_is_decoded_once(plugin, image_file, monkeypatc
 # -------------------------------------------------------------------------------------------------- pixel budgets
 
 VIDEO_FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "gemma4", "internvl", "smolvlm", "minicpmv4_6",
-                  "ernie4_5_vl", "video_llava", "llava_next_video", "llava_onevision", "qwen2_5_omni", "qwen3_omni_moe",
+                  "ernie4_5_vl", "video_llava", "llava_next_video", "llava_onevision", "qwen2_5_omni",
+                  "qwen3_omni_moe",
                   "kimi_k25"]  # fmt: skip
 
 

@@ -146,9 +146,8 @@ class MiniCPMOProcessor(MiniCPMVProcessor):
         **kwargs: object,
     ) -> BatchFeature:
         """As for MiniCPM-V, with a tag for each audio; also returns the places of audio, and of speech of none."""
-        features, lengths, places = [], [], ()
-        if audios is not None:
-            features, lengths, places = self.audio_feature_extract(audios, audio_parts, chunk_input, sampling_rate)
+        made = self.audio_feature_extract(audios or [], audio_parts, chunk_input, sampling_rate)
+        features, lengths, places = made
         data, padding = self._inputs(text, images, max_slice_nums, use_image_id, places)
         ids, tokenizer = data["input_ids"], self.tokenizer
         mask = torch.ones_like(ids, dtype=torch.bool)

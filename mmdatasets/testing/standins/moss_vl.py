@@ -174,7 +174,7 @@ class MossVLProcessor(StandInProcessor):
     ) -> torch.Tensor:
         """`(batch, 1, length, most_frames)`, true where a token does not see an image or frame."""
         length = max(len(ids) for ids in input_ids)
-        per_row = torch.as_tensor(grid_thw)[:, 0].split(list(media_nums_per_sample))
+        per_row = torch.split(torch.as_tensor(grid_thw)[:, 0], list(media_nums_per_sample))
         frames = [int(counts.sum()) for counts in per_row]
         mask = np.ones((len(input_ids), 1, length, max(frames)), dtype=bool)
         for row, ids in enumerate(input_ids):
@@ -188,7 +188,7 @@ class MossVLProcessor(StandInProcessor):
 
 def _apart(values: torch.Tensor, grids: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The patches and the grid of each item."""
-    return list(zip(values.split([int(grid.prod()) for grid in grids]), grids, strict=True))
+    return list(zip(torch.split(values, [int(grid.prod()) for grid in grids]), grids, strict=True))
 
 
 def build_moss_vl() -> MossVLProcessor:

@@ -20,7 +20,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_utils import VideoMetadata
 
 
-class MossVLVideosKwargs(VideosKwargs, total=False):  # type: ignore[misc]
+class MossVLVideosKwargs(VideosKwargs, total=False):  # type: ignore[misc, call-arg]
     """Settings beside those of every video processor."""
 
     patch_size: int
@@ -67,7 +67,9 @@ class MossVLVideoProcessor(BaseVideoProcessor):  # type: ignore[misc]
         wanted = num_frames
         if wanted is None:
             wanted = math.ceil(duration * (self.video_fps if fps is None else fps) - 1e-6)
-        return min(max(wanted, self.min_frames if min_frames is None else min_frames), most, metadata.total_num_frames)
+        count: int = max(wanted, self.min_frames if min_frames is None else min_frames)
+        total: int = metadata.total_num_frames
+        return min(count, most, total)
 
     def fetch_videos(
         self, video_url_or_urls: str | Sequence[str], sample_indices_fn: None = None, video_fps: float | None = None
@@ -103,7 +105,8 @@ class MossVLVideoProcessor(BaseVideoProcessor):  # type: ignore[misc]
             budget = self.size["longest_edge"]
             if self.video_max_pixels is not None:
                 budget = int(self.video_max_pixels * volume / sum(volumes))
-            patches, grid = self._cut(clip, self._target(*clip.shape[-2:], len(clip), budget))
+            height, width = clip.shape[-2:]
+            patches, grid = self._cut(clip, self._target(height, width, len(clip), budget))
             values.append(patches)
             grids.append(grid)
         data = {"pixel_values_videos": torch.cat(values), "video_grid_thw": torch.tensor(grids)}
