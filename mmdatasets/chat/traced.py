@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -96,6 +97,14 @@ class TracedTemplate:
     @cached_property
     def _given(self) -> dict[str, object]:
         return _as_transformers_passes({"tools": None, "documents": None, **self._variables})
+
+    def with_variables(self, variables: Mapping[str, object]) -> TracedTemplate:
+        """The same template with further variables, not compiled again."""
+        _ = self._compiled
+        other = copy(self)
+        other.__dict__.pop("_given", None)
+        other._variables = {**self._variables, **variables}
+        return other
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Traced:
         """Renders a conversation.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdatasets.chat.control_tokens import ControlTokenGuard, Piece
+from mmdatasets.chat.formats import Conversation
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
 from mmdatasets.errors import MediaError, TemplateError
@@ -106,6 +107,15 @@ class Engine:
         raise TemplateError(
             f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
         )
+
+    def template_for(self, conversation: Conversation) -> ChatTemplate:
+        """The chat template, with the conversation's tools.
+
+        Raises:
+            TemplateError: If it has some, and the template writes none.
+        """
+        tools = conversation.tools
+        return self.template.with_tools(self.guard.mark(tools)) if tools else self.template
 
     def adds_special_tokens(self, text: str) -> bool:
         """Whether the processor's call has the tokenizer add bos and eos to a text: not where it starts with bos."""

@@ -86,7 +86,7 @@ def render_own_messages(plugin: BasePlugin, conversation: Conversation) -> Rende
             )
     processor = plugin.engine.runner.processor
     own = plugin.process_messages(messages, media["image"], media["video"], media["audio"], processor)
-    return plugin.engine.template.render(own)
+    return plugin.engine.template_for(conversation).render(own)
 
 
 def find_runs(text: str, media_tokens: Sequence[str]) -> list[Run]:

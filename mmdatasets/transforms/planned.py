@@ -59,7 +59,8 @@ def plan_media(engine: Engine, conversation: Conversation) -> tuple[Conversation
         positions += [seen[item.modality]] * len(plans)
         seen[item.modality] += 1
     if len(items) > len(conversation.media):
-        conversation = Conversation(_with_chunks(conversation.messages, [len(plans) for plans in divided]), items)
+        chunked = _with_chunks(conversation.messages, [len(plans) for plans in divided])
+        conversation = Conversation(chunked, items, conversation.tools)
     flat = [plan for plans in divided for plan in plans]
     return conversation, PlannedMedia(items, positions, flat, reader.expand(items, flat))
 

@@ -120,7 +120,7 @@ def _place_expansions(
     messages = [engine.guard.mark(message) for message in conversation.messages]
     if not engine.renders_parts(item.modality for item in media.items):
         messages = [as_string(message, engine.runner.placeholders) for message in messages]
-    rendered = engine.template.render(messages)
+    rendered = engine.template_for(conversation).render(messages)
     special = engine.adds_special_tokens(rendered.text)
     # The processor's own edits first, since they go by the text that the template wrote.
     rendered, _ = apply_edits(rendered, plugin.text_edits(engine, rendered.text))
