@@ -1,8 +1,8 @@
 """Asks the model's own processor what it makes of a media item, without doing any pixel work.
 
-Beside `mmdatasets.chat.traced`, which renders templates, this is the only module that touches private API of
-transformers: `_merge_kwargs`, `_process_images` and its siblings, which return the processed tensors *and* the
-replacement text of each item.
+Beside `quick_audio` and `mmdatasets.chat.traced`, which renders templates, this is the only module that touches
+private API of transformers: `_merge_kwargs`, `_process_images` and its siblings, which return the processed tensors
+*and* the replacement text of each item.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers.video_utils import VideoMetadata
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.planning.image_forms import ImageHandOver
 from mmdatasets.planning.inputs import Outputs, as_tensor, blank_input, describe_shape, join_outputs, video_metadata
+from mmdatasets.planning.quick_audio import without_spectrograms
 from mmdatasets.planning.runs import collapse_runs
 from mmdatasets.types import (
     MODALITIES,
@@ -77,6 +78,7 @@ class ProcessorRunner:
         frames_are_independent: bool = False,
     ) -> None:
         self.processor = processor
+        self._dry_processor = without_spectrograms(processor)
         self.tokenizer = get_tokenizer(processor)
         self.placeholders: dict[Modality, str] = {}
         """What the chat template writes for one item, for example `<|image_pad|>`."""
@@ -241,7 +243,7 @@ class ProcessorRunner:
         modalities = {modality_of(shape) for shape in row}
         if all(self._meta_works.get(modality, True) for modality in modalities):
             try:
-                texts = self._run([[blank_input(shape, "meta") for shape in row]])[1]
+                texts = self._run([[blank_input(shape, "meta") for shape in row]], dry=True)[1]
             except Exception as error:
                 if all(self._meta_works.get(modality, False) for modality in modalities):
                     raise _refusal(error) from error
@@ -249,7 +251,7 @@ class ProcessorRunner:
                 self._meta_works |= dict.fromkeys(modalities, True)
                 return texts
         try:
-            texts = self._run([[blank_input(shape, "cpu") for shape in row]])[1]
+            texts = self._run([[blank_input(shape, "cpu") for shape in row]], dry=True)[1]
         except Exception as error:
             raise _refusal(error) from error
         if len(modalities) == 1:
@@ -275,7 +277,7 @@ class ProcessorRunner:
             raise _refusal(error) from error
         return outputs, [self.collapse(text) for text in replacements]
 
-    def _run(self, rows: Sequence[Sequence[MediaInput]]) -> tuple[Outputs, list[str]]:
+    def _run(self, rows: Sequence[Sequence[MediaInput]], *, dry: bool = False) -> tuple[Outputs, list[str]]:
         flat = list(chain(*rows))
         outputs: Outputs = {}
         texts: dict[Modality, Iterator[str]] = {}
@@ -289,7 +291,7 @@ class ProcessorRunner:
         heard = [place for place, sound in enumerate(sounds) if sound is not None]
         audio: Outputs = {}
         if heard:
-            audio, replacements = self._run_audio([sounds[place] for place in heard])
+            audio, replacements = self._run_audio([sounds[place] for place in heard], dry)
             own = [text for place, text in zip(heard, replacements, strict=True) if flat[place].modality == "audio"]
             texts["audio"] = iter(own)
         videos = [item for item in flat if item.modality == "video"]
@@ -315,10 +317,11 @@ class ProcessorRunner:
         outputs, replacements = self.processor._process_images(images, **self.kwargs("image"))
         return dict(outputs), replacements
 
-    def _run_audio(self, audio: Sequence[object]) -> tuple[Outputs, list[str]]:
-        laid_out = self.processor.prepare_inputs_layout(audio=list(audio))[3]
+    def _run_audio(self, audio: Sequence[object], dry: bool) -> tuple[Outputs, list[str]]:
+        processor = self._dry_processor if dry else self.processor
+        laid_out = processor.prepare_inputs_layout(audio=list(audio))[3]
         kwargs = {"sampling_rate": self.sampling_rate, **self.kwargs("audio")}
-        outputs, replacements = self.processor._process_audio(laid_out, **kwargs)
+        outputs, replacements = processor._process_audio(laid_out, **kwargs)
         return dict(outputs), replacements
 
     def _run_videos(

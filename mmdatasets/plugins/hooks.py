@@ -11,7 +11,7 @@ import torch
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.inputs import image_input
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.types import Expansion, ImageInfo, MediaInput, MediaShape, Modality
+from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaInput, MediaShape, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -77,6 +77,10 @@ class FamilyHooks:
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
         return self.plan_item(runner, info)
+
+    def canonical_audio(self, runner: ProcessorRunner, shape: AudioShape) -> AudioShape:
+        """A length that becomes the same tokens as this one, so that what audio becomes is remembered for both."""
+        return shape
 
     def plan_item(self, runner: ProcessorRunner, shape: MediaShape) -> Expansion:
         """What a video or audio item of a shape becomes in the text."""

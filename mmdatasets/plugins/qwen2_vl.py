@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.options import MediaOptions
+from mmdatasets.planning.quick_audio import own_audio_count
 from mmdatasets.plugins.base import BasePlugin
-from mmdatasets.types import Expansion, ImageInfo, Modality
+from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaShape, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -82,3 +83,11 @@ class QwenOmniPlugin(Qwen2VLPlugin):
         "video": ("<|vision_bos|>", "<|vision_eos|>"),
         "audio": ("<|audio_bos|>", "<|audio_eos|>"),
     }
+
+    def plan_item(self, runner: ProcessorRunner, shape: MediaShape) -> Expansion:
+        """For audio the processor's own count of tokens, which equals the dry run and takes microseconds."""
+        if isinstance(shape, AudioShape) and shape.num_samples > runner.processor.feature_extractor.n_fft:
+            count = own_audio_count(runner.processor, runner.kwargs("audio"), shape.num_samples)
+            if count:
+                return Expansion(runner.placeholders["audio"], (count,))
+        return super().plan_item(runner, shape)

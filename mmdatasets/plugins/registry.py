@@ -16,6 +16,7 @@ from mmdatasets.plugins.minicpmv4_6 import MiniCPMV46Plugin
 from mmdatasets.plugins.mllama import MllamaPlugin
 from mmdatasets.plugins.moss_vl import MossVLPlugin
 from mmdatasets.plugins.paligemma import PaliGemmaPlugin
+from mmdatasets.plugins.qwen2_audio import Qwen2AudioPlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin, Qwen3VLPlugin, QwenOmniPlugin
 from mmdatasets.plugins.youtu_vl import YoutuVLPlugin
 
@@ -64,7 +65,7 @@ _FAMILIES: dict[str, Family] = {
     "moss_vl": Family(MossVLPlugin, ("MossVLProcessor",)),
     "paligemma": Family(PaliGemmaPlugin, ("PaliGemmaProcessor",)),
     "pixtral": Family(StandardPlugin, ("PixtralProcessor",), ("mistral3",)),
-    "qwen2_audio": Family(StandardPlugin, ("Qwen2AudioProcessor",)),
+    "qwen2_audio": Family(Qwen2AudioPlugin, ("Qwen2AudioProcessor",)),
     "qwen2_omni": Family(
         QwenOmniPlugin, ("Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"), ("qwen2_5_omni", "qwen3_omni")
     ),

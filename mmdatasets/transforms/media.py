@@ -220,7 +220,7 @@ class MediaReader:
         expansions = []
         for position, shape in enumerate(shapes):
             try:
-                expansions.append(self._expand_item(shape))
+                expansions.append(self.expand_one(shape))
             except MediaProcessorError as error:
                 index = index_of(items, position)
                 raise self._located(error, items[position], index) from error.__cause__
@@ -232,6 +232,8 @@ class MediaReader:
         Raises:
             MediaProcessorError: If the processor refuses it.
         """
+        if isinstance(shape, AudioShape):
+            shape = self._plugin.canonical_audio(self._runner, shape)
         return self._expand_item(shape)
 
     def _ask_item(self, shape: MediaShape) -> Expansion:
@@ -248,7 +250,7 @@ class MediaReader:
         """The processor's error on several items, at the first one that it refuses by itself, where there is one."""
         for position, shape in enumerate(shapes):
             try:
-                self._expand_item(shape)
+                self.expand_one(shape)
             except MediaProcessorError as own:
                 return self._located(own, items[position], index_of(items, position))
         return error.at(column=self._plugin.media_columns[modality_of(shapes[0])])
