@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,24 +12,27 @@ import torch
 
 from mmdatasets.testing.inputs import Inputs
 from mmdatasets.testing.marks import find_runs
+from mmdatasets.testing.media_call import Loaded, load
 from mmdatasets.testing.oracles import Arguments, Oracle, Side
-from mmdatasets.testing.scenarios import Chat, Message, parts_of
+from mmdatasets.testing.scenarios import Chat, Message, media_in, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mmdatasets.testing.conformance import Run
 
-_TAG = "(<image>./</image>)"
+_TAGS = {"image": "(<image>./</image>)", "audio": "(<audio>./</audio>)"}
 
 
 def _images(chat: Chat) -> list[object]:
     return [part["image"] for message in chat for part in parts_of(message) if part["type"] == "image"]
 
 
-def _text(message: Message, image: str = "") -> str:
+def _text(message: Message, tags: Mapping[str, str] | None = None) -> str:
     content = message["content"]
-    return content if isinstance(content, str) else "".join(str(part.get("text", image)) for part in parts_of(message))
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", (tags or {}).get(str(part["type"]), ""))) for part in parts_of(message))
 
 
 class SuffixOracle(Oracle):
@@ -101,7 +105,7 @@ def _without_images(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
 
 
 class CallOracle(Oracle):
-    """The call on rendered texts and one list of all opened images.
+    """The call on rendered texts and one list of all opened images, or what a subclass takes.
 
     For processors that are code of their checkpoints, as published, and those whose `apply_chat_template` fails.
     """
@@ -112,23 +116,39 @@ class CallOracle(Oracle):
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
     ) -> Inputs | None:
         """The call on a batch, which pads where the tokenizer is set to."""
-        texts, rows = [self.render(run, chat) for chat in chats], [_images(chat) for chat in chats]
+        texts, rows = [self.render(run, chat) for chat in chats], [_loaded(run, chat) for chat in chats]
         with _padding(run.plugin.engine.tokenizer, padding_side):
-            return self._call(run, texts, [[_opened(image) for image in row] for row in rows])
+            return self._call(run, texts, rows)
 
     def encode_text(self, run: Run, text: str, index: int) -> list[int] | None:
         """The call on the text."""
-        made = self._call(run, [text], [[_opened(image) for image in run.files[index]]])
+        made = self._call(run, [text], [_loaded(run, run.chats[index])])
         return torch.as_tensor(made["input_ids"])[0].tolist()
 
-    def _call(self, run: Run, texts: list[str], rows: list[list[PIL.Image.Image]]) -> Inputs:
-        images = [image for row in rows for image in row]
+    def _call(self, run: Run, texts: list[str], rows: list[list[Loaded]]) -> Inputs:
+        images = [item.data for row in rows for item in row]
         made: Inputs = run.subject.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
         return made
 
 
 class MossVLOracle(CallOracle):
-    """MOSS-VL's."""
+    """MOSS-VL's. It reads videos itself; here its video processor finds the decoded frames where it would read."""
+
+    name = "processor(text=..., images=..., videos=...)"
+
+    def _call(self, run: Run, texts: list[str], rows: list[list[Loaded]]) -> Inputs:
+        items = [item for row in rows for item in row]
+        images = [item.data for item in items if item.modality == "image"]
+        videos = [item for item in items if item.modality == "video"]
+        processor = copy.copy(run.subject.processor)
+        processor.video_processor = copy.copy(processor.video_processor)
+        found = [item.data for item in videos], [item.metadata for item in videos]
+        processor.video_processor.fetch_videos = lambda *paths, **settings: found
+        names = [f"video {index}" for index in range(len(videos))]
+        made: Inputs = processor(
+            text=texts, images=images or None, videos=names or None, padding=True, return_tensors="pt"
+        )
+        return made
 
     def stage_inputs(self, run: Run, inputs: Inputs, batch_ids: Sequence[Sequence[int]]) -> Inputs:
         """The ids do not say what is padding, from which the call hides all images: the processor's own mask."""
@@ -139,7 +159,7 @@ class MossVLOracle(CallOracle):
 
 
 class MiniCPMVOracle(CallOracle):
-    """MiniCPM-V 2.6's and MiniCPM-o 2.6's: a tag in a string for each image, images row by row, padding on the left.
+    """MiniCPM-V 2.6's and MiniCPM-o 2.6's: a tag for each image and audio, given row by row, and padding on the left.
 
     They pad with id 0 and give ids and mask in other types than a tokenizer does; what the mask hides is not compared.
     """
@@ -150,7 +170,7 @@ class MiniCPMVOracle(CallOracle):
 
     def written(self, chat: Chat) -> Chat:
         """The turns as strings."""
-        return [{**message, "content": _text(message, _TAG)} for message in chat]
+        return [{**message, "content": _text(message, _TAGS)} for message in chat]
 
     def encode(
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
@@ -170,11 +190,23 @@ class MiniCPMVOracle(CallOracle):
         data = {**inputs, "position_ids": (mask.cumsum(dim=1) - 1) * mask}
         return {"data": data, "input_ids": inputs["input_ids"], "attention_mask": mask}
 
-    def _call(self, run: Run, texts: list[str], rows: list[list[PIL.Image.Image]]) -> Inputs:
-        made = run.subject.processor(texts, rows)
+    def _call(self, run: Run, texts: list[str], rows: list[list[Loaded]]) -> Inputs:
+        images, audio = ([[item.data for item in row if item.modality == kind] for row in rows] for kind in _TAGS)
+        # Audio in chunks, as the model's own chat calls it.
+        heard = {"audios": audio, "chunk_input": True} if any(audio) else {}
+        made = run.subject.processor(texts, images, **heard)
         mask = made["attention_mask"].long()
         ids = made["input_ids"].long().masked_fill(mask == 0, run.plugin.engine.tokenizer.pad_token_id)
         return {**made, "input_ids": ids, "attention_mask": mask}
+
+
+def _loaded(run: Run, chat: Chat) -> list[Loaded]:
+    """A chat's media, decoded, in the order of the text."""
+    processor = run.subject.processor
+    return [
+        Loaded("image", _opened(reference)) if kind == "image" else load(processor, kind, reference)
+        for kind, reference in media_in(chat)
+    ]
 
 
 def _opened(image: object) -> PIL.Image.Image:

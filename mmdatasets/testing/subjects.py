@@ -45,10 +45,19 @@ _SEPARATOR = (
     "its call puts a separator behind the text, which ends the answer and is trained; the chat template's marks do "
     "not reach it"
 )
+_SHARED_BUDGET = (
+    "the processor has the videos of a call share a pixel budget, so that a row's frames are resized otherwise in a "
+    "batch than alone"
+)
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
     "gemma3n": {(check, "rows of audio"): _PADDED_CLIPS for check in ("logits", "other padding")},
     "mllama": {("ensured media", "text only"): _UNMASKED},
     "chameleon": {("labels", one.name): _SEPARATOR for one in SCENARIOS},
+    "moss_vl": {
+        (check, scenario): _SHARED_BUDGET
+        for check in ("logits", "other padding")
+        for scenario in ("rows of videos", "images and videos, mixed batch")
+    },
     "qianfan_ocr": {("unexpanded", one.name): _OTHER_PLACEHOLDER for one in SCENARIOS if one.modalities},
 }
 
@@ -74,6 +83,7 @@ def standin_subjects() -> list[Subject]:
             partial(build_standin, name),
             partial(build_standin_model, name),
             oracle=_ORACLES.get(name, CallOracle()),
+            exceptions=_EXCEPTIONS.get(name, {}),
         )
         for name in list_standins()
     ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 8
 _DECAY = 0.05
+_MEL_BINS = 80
 
 Rows = Sequence[torch.Tensor]
 
@@ -106,14 +107,17 @@ class YoutuVLModel(StandInModel):
 
 
 class MossVLModel(StandInModel):
-    """Takes images beside the text: a token sees those that `cross_attention_mask` does not hide."""
+    """Takes images and frames beside the text: a token sees those that `cross_attention_mask` does not hide."""
 
     def see(self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Adds, to each token, what it sees of its row's images."""
-        patches = torch.split(media["pixel_values"], media["grid_thw"].prod(dim=1).tolist())
-        features = torch.stack([self.vision(image).mean(dim=0) for image in patches])
+        """Adds, to each token, what it sees of its row's images and frames."""
+        grids = media["grid_thw"]
+        sizes = torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0])
+        patches = torch.split(media["pixel_values"], sizes.tolist())
+        features = torch.stack([self.vision(frame).mean(dim=0) for frame in patches])
         visible = ~media["cross_attention_mask"][:, 0]
-        counts = [int(count) for count in media["media_nums_per_sample"]]
+        per_row = torch.split(grids[:, 0], [int(count) for count in media["media_nums_per_sample"]])
+        counts = [int(frames.sum()) for frames in per_row]
         rows = zip(visible, torch.split(features, counts), strict=True)
         seen = [mask[:, : len(own)].float() @ own for mask, own in rows]
         return embedded + torch.stack(seen)
@@ -141,13 +145,48 @@ class MiniCPMVModel(StandInModel):
         return torch.stack(rows)
 
 
+class MiniCPMOModel(MiniCPMVModel):
+    """Also takes audio: all features of a row, one after the other, within its bounds."""
+
+    def __init__(self, vocabulary: int, patch_values: int, media_token_id: int) -> None:
+        super().__init__(vocabulary, patch_values, media_token_id)
+        self.audio = torch.nn.Linear(_MEL_BINS, _WIDTH)
+
+    def see(self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Puts audio in its places, too.
+
+        Raises:
+            ValueError: If a row has more or fewer features than places.
+        """
+        seen = super().see(embedded, input_ids, media)
+        windows = iter(media["audio_features"])
+        lengths = media["audio_feature_lens"]
+        rows = []
+        for row, bounds, own in zip(
+            seen, media["audio_bounds"], lengths if len(lengths) else [[]] * len(seen), strict=True
+        ):
+            features = [self._hear(next(windows)[:, : int(length)]) for length in own]
+            places = [place for start, end in bounds.tolist() for place in range(start, end)]
+            count = sum(len(one) for one in features)
+            if count != len(places):
+                raise ValueError(f"{count} features of audio for {len(places)} places")
+            rows.append(row.index_copy(0, torch.tensor(places), torch.cat(features)) if count else row)
+        return torch.stack(rows)
+
+    def _hear(self, window: torch.Tensor) -> torch.Tensor:
+        """`(num_features, width)`: one for each four frames; a rest of three makes another."""
+        halved = torch.nn.functional.avg_pool1d(window, 2, ceil_mode=True)
+        hearing: torch.Tensor = self.audio(torch.nn.functional.avg_pool1d(halved, 2).T)
+        return hearing
+
+
 def _media(data: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in data.items() if name not in ("input_ids", "attention_mask")}
 
 
 _MODELS: Mapping[str, tuple[Callable[..., StandInModel], int]] = {
     "kimi_vl": (KimiVLModel, 3 * 14 * 14),
-    "minicpm_o": (MiniCPMVModel, 3 * 14 * 14),
+    "minicpm_o": (MiniCPMOModel, 3 * 14 * 14),
     "minicpm_v": (MiniCPMVModel, 3 * 14 * 14),
     "moss_vl": (MossVLModel, 3 * 16 * 16),
     "youtu_vl": (YoutuVLModel, 3 * 16 * 16),
