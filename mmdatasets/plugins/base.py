@@ -111,8 +111,8 @@ class BasePlugin(FamilyHooks):
         """Writes each placeholder as the text that the model's tokenizer turns into the item's tokens.
 
         The strings must reach the tokenizer as they are. A chat template that trims strings cuts off what an expansion
-        begins or ends with (Gemma 3's newlines): render the turns first and put the contents in afterwards, as trainers
-        with templates of their own do.
+        begins or ends with (Gemma 3's newlines): render the turns first and put the contents in afterwards, as
+        trainers with templates of their own do.
 
         Args:
             messages: The chat, with placeholders (`<image>`, `<video>`, `<audio>`) or media parts.

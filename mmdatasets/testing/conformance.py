@@ -70,6 +70,7 @@ class Subject:
         oracle: What ids and tensors are compared with; the processor's own `apply_chat_template` when `None`.
         exceptions: (check, scenario) -> why it cannot hold, where that is the fault of the processor or model. A
             check that holds all the same fails, so that no exception outlives its reason.
+        unasked: Modality -> why its scenarios cannot be asked of the processor, though it has a part for it.
         dependent: For a batch whose logits depend on what a row is batched with, by the model's own fault: given the
             processor, the token ids `(length,)` of all rows and a row's index, says which of that row's tokens are
             affected. Their logits are not compared.
@@ -82,6 +83,7 @@ class Subject:
     build_plugin: Callable[[Processor], BasePlugin] = auto_plugin
     oracle: Oracle | None = None
     exceptions: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    unasked: Mapping[Modality, str] = field(default_factory=dict)
     dependent: Callable[[Processor, Sequence[torch.Tensor], int], torch.Tensor] | None = None
     dependent_reason: str = ""
 
@@ -128,7 +130,9 @@ class Subject:
         return [one for one in MODALITIES if any(getattr(self.processor, part, None) for part in _PARTS[one])]
 
     def lacks(self, scenario: Scenario) -> str:
-        """Why a scenario is none for this subject: its processor has no part for a modality. Else empty."""
+        """Why a scenario is none for this subject: its processor cannot be asked for a modality. Else empty."""
+        if reasons := [why for modality, why in self.unasked.items() if modality in scenario.modalities]:
+            return "; ".join(reasons)
         missing = [one for one in MODALITIES if one in scenario.modalities and one not in self.modalities]
         return f"the processor takes no {' and no '.join(missing)}" if missing else ""
 

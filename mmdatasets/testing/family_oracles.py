@@ -11,24 +11,28 @@ import torch
 
 from mmdatasets.testing.inputs import Inputs
 from mmdatasets.testing.marks import find_runs
-from mmdatasets.testing.oracles import Arguments, Oracle, Side
-from mmdatasets.testing.scenarios import Chat, Message, parts_of
+from mmdatasets.testing.oracles import REFUSALS, Arguments, Oracle, Side
+from mmdatasets.testing.scenarios import Chat, Message, media_in, parts_of
+from mmdatasets.testing.specs import AudioSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mmdatasets.testing.conformance import Run
 
-_TAG = "(<image>./</image>)"
+_RATE = 16_000
+_TAGS = {"image": "(<image>./</image>)", "audio": "(<audio>./</audio>)"}
 
 
-def _images(chat: Chat) -> list[object]:
-    return [part["image"] for message in chat for part in parts_of(message) if part["type"] == "image"]
+def _of(kind: str, chat: Chat) -> list[object]:
+    return [reference for found, reference in media_in(chat) if found == kind]
 
 
-def _text(message: Message, image: str = "") -> str:
+def _text(message: Message, tags: Mapping[str, str]) -> str:
     content = message["content"]
-    return content if isinstance(content, str) else "".join(str(part.get("text", image)) for part in parts_of(message))
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", tags.get(str(part["type"]), ""))) for part in parts_of(message))
 
 
 class SuffixOracle(Oracle):
@@ -48,7 +52,7 @@ class SuffixOracle(Oracle):
         if len(chats) > 1:
             return None
         prompt = self.render(run, chats[0][:-1]).removesuffix("\n")
-        made = self._call(run, prompt, _text(chats[0][-1]), _images(chats[0]))
+        made = self._call(run, prompt, _text(chats[0][-1], {}), _of("image", chats[0]))
         # With several turns it takes all but the last answer for prompt, which it is not in training.
         turns = sum(message["role"] == "assistant" for message in chats[0])
         return made if turns == 1 else {n: v for n, v in made.items() if n not in ("labels", "token_type_ids")}
@@ -112,17 +116,20 @@ class CallOracle(Oracle):
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
     ) -> Inputs | None:
         """The call on a batch, which pads where the tokenizer is set to."""
-        texts, rows = [self.render(run, chat) for chat in chats], [_images(chat) for chat in chats]
-        with _padding(run.plugin.engine.tokenizer, padding_side):
-            return self._call(run, texts, [[_opened(image) for image in row] for row in rows])
+        texts = [self.render(run, chat) for chat in chats]
+        try:
+            with _padding(run.plugin.engine.tokenizer, padding_side):
+                return self._call(run, texts, chats)
+        except REFUSALS:
+            return None
 
     def encode_text(self, run: Run, text: str, index: int) -> list[int] | None:
         """The call on the text."""
-        made = self._call(run, [text], [[_opened(image) for image in run.files[index]]])
+        made = self._call(run, [text], [run.chats[index]])
         return torch.as_tensor(made["input_ids"])[0].tolist()
 
-    def _call(self, run: Run, texts: list[str], rows: list[list[PIL.Image.Image]]) -> Inputs:
-        images = [image for row in rows for image in row]
+    def _call(self, run: Run, texts: list[str], chats: Sequence[Chat]) -> Inputs:
+        images = [_opened(image) for chat in chats for image in _of("image", chat)]
         made: Inputs = run.subject.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
         return made
 
@@ -139,9 +146,10 @@ class MossVLOracle(CallOracle):
 
 
 class MiniCPMVOracle(CallOracle):
-    """MiniCPM-V 2.6's and MiniCPM-o 2.6's: a tag in a string for each image, images row by row, padding on the left.
+    """MiniCPM-V 2.6's and MiniCPM-o 2.6's: a tag in a string for each item, items row by row, padding on the left.
 
-    They pad with id 0 and give ids and mask in other types than a tokenizer does; what the mask hides is not compared.
+    Audio is divided in chunks, as the model's own chat does it. They pad with id 0 and give ids and mask in other
+    types than a tokenizer does; what the mask hides is not compared.
     """
 
     name = "processor(text, images)"
@@ -150,7 +158,7 @@ class MiniCPMVOracle(CallOracle):
 
     def written(self, chat: Chat) -> Chat:
         """The turns as strings."""
-        return [{**message, "content": _text(message, _TAG)} for message in chat]
+        return [{**message, "content": _text(message, _TAGS)} for message in chat]
 
     def encode(
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
@@ -170,8 +178,11 @@ class MiniCPMVOracle(CallOracle):
         data = {**inputs, "position_ids": (mask.cumsum(dim=1) - 1) * mask}
         return {"data": data, "input_ids": inputs["input_ids"], "attention_mask": mask}
 
-    def _call(self, run: Run, texts: list[str], rows: list[list[PIL.Image.Image]]) -> Inputs:
-        made = run.subject.processor(texts, rows)
+    def _call(self, run: Run, texts: list[str], chats: Sequence[Chat]) -> Inputs:
+        images = [[_opened(image) for image in _of("image", chat)] for chat in chats]
+        heard = [[AudioSpec(0).decode(str(file), _RATE) for file in _of("audio", chat)] for chat in chats]
+        audio = {"audios": heard, "chunk_input": True} if any(heard) else {}
+        made = run.subject.processor(texts, images, **audio)
         mask = made["attention_mask"].long()
         ids = made["input_ids"].long().masked_fill(mask == 0, run.plugin.engine.tokenizer.pad_token_id)
         return {**made, "input_ids": ids, "attention_mask": mask}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
     from mmdatasets.testing.oracles import Oracle
+    from mmdatasets.types import Modality
 
 _ORACLES: Mapping[str, Oracle] = {
     "got_ocr2": CallOracle(),
@@ -45,6 +46,9 @@ _SEPARATOR = (
     "its call puts a separator behind the text, which ends the answer and is trained; the chat template's marks do "
     "not reach it"
 )
+_UNASKED: Mapping[str, Mapping[Modality, str]] = {
+    "moss_vl": {"video": "the processor reads video files itself and chooses the frames, which the scenarios do here"}
+}
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
     "gemma3n": {(check, "rows of audio"): _PADDED_CLIPS for check in ("logits", "other padding")},
     "mllama": {("ensured media", "text only"): _UNMASKED},
@@ -74,6 +78,7 @@ def standin_subjects() -> list[Subject]:
             partial(build_standin, name),
             partial(build_standin_model, name),
             oracle=_ORACLES.get(name, CallOracle()),
+            unasked=_UNASKED.get(name, {}),
         )
         for name in list_standins()
     ]

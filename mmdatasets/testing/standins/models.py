@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 8
 _DECAY = 0.05
+_MEL_BINS = 80
 
 Rows = Sequence[torch.Tensor]
 
@@ -126,8 +127,28 @@ class MiniCPMVModel(StandInModel):
         """As published: `input_ids` beside `data` are dropped."""
         return super().forward(data["input_ids"], text["attention_mask"], text.get("labels"), **_media(data))
 
+    def __init__(self, vocabulary: int, patch_values: int, media_token_id: int) -> None:
+        super().__init__(vocabulary, patch_values, media_token_id)
+        self.audio = torch.nn.Linear(_MEL_BINS, _WIDTH)
+
     def see(self, embedded: torch.Tensor, input_ids: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Puts each slice's features within its bounds."""
+        """Puts the features of slices, and of audio, within their bounds."""
+        seen = self._look(embedded, media)
+        return self._hear(seen, media) if len(media.get("audio_features", ())) else seen
+
+    def _hear(self, embedded: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        windows, rows = iter(media["audio_features"]), []
+        for row, bounds, lengths in zip(embedded, media["audio_bounds"], media["audio_feature_lens"], strict=True):
+            frames = [next(windows)[:, : int(length)] for length in lengths]
+            places = torch.cat([torch.arange(start, end) for start, end in [(0, 0), *bounds.tolist()]])
+            if frames:
+                pooled = torch.nn.functional.adaptive_avg_pool1d(torch.cat(frames, dim=1)[None], len(places))[0].T
+                rows.append(row.index_copy(0, places, self.audio(pooled)))
+            else:
+                rows.append(row)
+        return torch.stack(rows)
+
+    def _look(self, embedded: torch.Tensor, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         rows = []
         for row, bounds, slices, sizes in zip(
             embedded, media["image_bound"], media["pixel_values"], media["tgt_sizes"], strict=True
