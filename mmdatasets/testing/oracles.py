@@ -24,7 +24,9 @@ Arguments: TypeAlias = "Mapping[Modality, Mapping[str, object]]"
 OWN_CALL = "processor.apply_chat_template"
 
 _GROUPS: Mapping[Modality, str] = {"image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
-_REFUSALS = (ValueError, IndexError, TypeError, KeyError, AttributeError, RuntimeError)
+REFUSALS = (ValueError, IndexError, TypeError, KeyError, AttributeError, RuntimeError)
+"""What processors raise at what they do not take."""
+
 _CONTEXT = 3
 """Tokens before an answer that tell it from an equal one: its turn's header."""
 
@@ -110,7 +112,7 @@ class Oracle:
                 return_dict=True,
                 return_assistant_tokens_mask=True,
             )
-        except _REFUSALS:
+        except REFUSALS:
             return None
         ids = list(made["input_ids"])
         ranges = runs_of([bool(flag) for flag in made["assistant_masks"]])
@@ -176,12 +178,12 @@ class ProcessorOracle(Oracle):
         processor = run.subject.processor
         try:
             return call_on_texts(processor, texts, chats, padding_side, arguments)
-        except _REFUSALS:
+        except REFUSALS:
             if len(chats) > 1 or arguments or len(list(media_in(chats[0]))) < 2:
                 return None
         try:
             return call_item_by_item(processor, texts[0], chats[0])
-        except _REFUSALS:
+        except REFUSALS:
             return None
 
     def _call(self, run: Run, chats: list[Chat], **kwargs: object) -> Inputs | None:
@@ -189,7 +191,7 @@ class ProcessorOracle(Oracle):
             return run.subject.processor.apply_chat_template(  # type: ignore[no-any-return]
                 chats, tokenize=True, return_dict=True, return_tensors="pt", **kwargs
             )
-        except _REFUSALS:
+        except REFUSALS:
             return None
 
 
