@@ -149,7 +149,7 @@ class ProcessorRunner:
     def max_samples(self) -> int | None:
         """The most samples of audio that the processor takes in one piece: it silently cuts longer ones.
 
-        `None` where it takes any number, or divides long audio itself.
+        `None` where it does not say, takes any number, or divides long audio itself.
         """
         part = next((getattr(self.processor, name) for name in _PARTS["audio"] if hasattr(self.processor, name)), None)
         defaults = {name: one.default for name, one in inspect.signature(type(part).__call__).parameters.items()}

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from mmdatasets.types import MediaReference, Modality
 
 _CACHE_SIZE = 65_536
+_SURELY_TAKEN_S = 10  # no processor cuts shorter audio
+_NOTICED_S = 0.5  # what no processor has less than one token for
 
 
 class MediaReader:
@@ -159,13 +161,29 @@ class MediaReader:
     def _plan_audio(self, reference: MediaReference) -> list[MediaPlan]:
         info, limit = probe_audio(reference, self._options), self._longest_s()
         if limit is None or info.duration_s <= limit:
-            return [MediaPlan("audio", start_s=0.0, num_samples=self._num_samples(info, 0.0, None))]
+            num_samples = self._num_samples(info, 0.0, None)
+            self._check_uncut(num_samples)
+            return [MediaPlan("audio", start_s=0.0, num_samples=num_samples)]
         if self._options.long_audio == "error":
             raise _too_long(info.duration_s, limit, "or long_audio='chunk' to make several items of it")
         return [
             MediaPlan("audio", start_s=start, end_s=end, num_samples=self._num_samples(info, start, end))
             for start, end in plan_audio_chunks(info, limit, self._options.long_audio)
         ]
+
+    def _check_uncut(self, num_samples: int) -> None:
+        """Refuses audio of which the processor would silently use the beginning, where it does not state a limit."""
+        rate = self._runner.sampling_rate
+        if self._runner.max_samples is not None or num_samples < _SURELY_TAKEN_S * rate:
+            return
+        lengths = (num_samples, num_samples - round(_NOTICED_S * rate))
+        whole, shorter = (self.expand_one(AudioShape(length)).num_media_tokens for length in lengths)
+        if whole == shorter:
+            raise MediaLimitError(
+                f"the model's processor makes {whole} tokens of {num_samples / rate:.2f} s of audio, and of {_NOTICED_S} "
+                "s less as many: it cuts off what is longer than it takes. Set MediaOptions(audio_max_duration_s=...) "
+                "to what it takes, with long_audio='truncate' or 'chunk'"
+            )
 
     def _longest_s(self) -> float | None:
         """Seconds of the longest audio that is taken in one piece."""
