@@ -16,7 +16,7 @@ import torch
 from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.container import open_video
 from mmdatasets.media.packets import read_packets
-from mmdatasets.media.timeline import check_plan, check_time
+from mmdatasets.media.timeline import check_plan, is_same_time
 from mmdatasets.media.video_pyav import probe_file
 
 if TYPE_CHECKING:
@@ -143,4 +143,7 @@ def _check_found(found: FoundFrames, indices: Sequence[int], info: VideoInfo, ba
     if info.timestamps_s is None:
         raise refused(backend, "the file does not say when frames are shown, by which they are checked", source)
     for index, time in zip(indices, found.times_s, strict=True):
-        check_time(index, float(info.timestamps_s[index]), float(time) - found.first_s, source)
+        planned, shown = float(info.timestamps_s[index]), float(time) - found.first_s
+        if not is_same_time(planned, shown):
+            why = f"of frame {index}, shown at {planned:.6f} s, it gives the one at {shown:.6f} s"
+            raise refused(backend, why, source)

@@ -6,11 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from mmdatasets.media import audio_torchcodec
+
 REPOSITORY = Path(__file__).parents[2]
+
+
+def has_torchcodec():
+    """Whether it is installed and finds an FFmpeg."""
+    return not audio_torchcodec._find_problem()
+
+
+VIDEO_DECODERS = ["sequential PyAV", *["torchcodec"] * has_torchcodec(), *["decord"] * bool(find_spec("decord"))]
 
 
 @pytest.mark.slow  # each starts an interpreter and imports torch and transformers
@@ -22,6 +33,11 @@ REPOSITORY = Path(__file__).parents[2]
             "map_videos.py",
             ["--rows", "2", "--files", "1", "--seconds", "1", "--family", "qwen3_vl"],
             ["load_video, processor(...)", "plugin.transform"],
+        ),
+        (
+            "video_decode.py",
+            ["--seconds", "1", "--counts", "2", "--gops", "12"],
+            [*VIDEO_DECODERS, "decode_frames"],
         ),
         (
             "collate_stage.py",

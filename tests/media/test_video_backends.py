@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import numpy as np
 import pytest
@@ -26,14 +27,14 @@ BACKENDS = [
     for name in ("decord", "torchcodec")
 ]
 
-# Conversion to RGB by another path than PyAV's: levels by which pixels may differ, as measured. Any other file: none.
+# Conversion to RGB by another path than PyAV's: levels by which pixels may differ, as measured (torchcodec: FFmpeg 5.1). Any other file: none.
 LEVELS = {
     "decord": {"h264_10_bit": 7, "h264_interlaced": 7, "vp9_odd_size": 2},
-    "torchcodec": {"h264_10_bit": 21, "h264_interlaced": 7, "vp9_odd_size": 2, "hevc_10_bit": 21},
+    "torchcodec": {"h264_10_bit": 7, "h264_interlaced": 7, "vp9_odd_size": 2, "hevc_10_bit": 8},
 }
 OPEN = "a keyframe is none to start from"
 OTHER = "of other files than MP4, MOV, Matroska and WebM"
-FRAMES = r"frames where there are|is shown at"
+FRAMES = r"frames where there are|it gives the one at"
 REFUSED = {
     "decord": {
         **dict.fromkeys(["h264_open_gop", "h264_open_gop_matroska", "h264_intra_refresh"], OPEN),
@@ -42,7 +43,7 @@ REFUSED = {
         **dict.fromkeys(["h264_trimmed", "h264_two_edits", "h264_edits_swapped"], FRAMES),
         "h264_delayed": FRAMES,
     },
-    "torchcodec": {},
+    "torchcodec": {"h264_intra_refresh": FRAMES, "h264_two_edits": FRAMES},
 }
 CODECS = {"mpeg4": "was not tried with mpeg4"}
 FORMATS = {".mp4", ".mov", ".mkv", ".webm"}
@@ -64,17 +65,19 @@ def plan_of(name, indices):
 def test_the_frames_are_those_of_a_full_decode_or_the_file_is_refused(name, backend):
     options = MediaOptions(video_backend=backend)
     problem, pixels = problem_with(backend, name), decoded(name).pixels
-    last = len(pixels) - 1
+    last, num_refused = len(pixels) - 1, 0
     for indices in ([0], [last], range(0, last + 1, 3), [last // 3, last // 3, last // 2, last]):
-        plan = plan_of(name, indices)
-        if problem is not None:
-            with pytest.raises(MediaDecodeError, match=problem):
-                decode_frames(file_of(name), plan, options)
+        try:
+            frames = channels_last(decode_frames(file_of(name), plan_of(name, indices), options))
+        except MediaDecodeError as error:
+            num_refused += problem is not None and bool(re.search(problem, str(error)))
+            assert num_refused, error  # noqa: PT017 - some frames of such a file may come out right
             continue
-        frames = channels_last(decode_frames(file_of(name), plan, options))
+        assert problem in (None, FRAMES)
         expected = pixels[list(indices)]
         assert frames.shape == expected.shape
         assert np.abs(frames.astype(int) - expected).max() <= LEVELS[backend].get(name, 0)
+    assert bool(num_refused) == (problem is not None)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
