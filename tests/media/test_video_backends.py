@@ -27,7 +27,8 @@ BACKENDS = [
     for name in ("decord", "torchcodec")
 ]
 
-# Conversion to RGB by another path than PyAV's: levels by which pixels may differ, as measured (torchcodec: FFmpeg 5.1). Any other file: none.
+# Conversion to RGB by another path than PyAV's: levels by which pixels may differ, as measured (torchcodec: FFmpeg
+# 5.1). Any other file: none.
 LEVELS = {
     "decord": {"h264_10_bit": 7, "h264_interlaced": 7, "vp9_odd_size": 2},
     "torchcodec": {"h264_10_bit": 7, "h264_interlaced": 7, "vp9_odd_size": 2, "hevc_10_bit": 8},
