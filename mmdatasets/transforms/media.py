@@ -181,7 +181,8 @@ class MediaReader:
         if whole == shorter:
             raise MediaLimitError(
                 f"the model's processor makes {whole} tokens of {num_samples / rate:.2f} s of audio, and as many of "
-                f"{_NOTICED_S} s less: it cuts off what is longer than it takes. Set MediaOptions(audio_max_duration_s=...) "
+                f"{_NOTICED_S} s less: it cuts off what is longer than it takes. Set "
+                "MediaOptions(audio_max_duration_s=...) "
                 "to what it takes, with long_audio='truncate' or 'chunk'"
             )
 
