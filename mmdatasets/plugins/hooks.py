@@ -52,7 +52,7 @@ class FamilyHooks:
 
     def frame_multiple(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
         """What the processor rounds the sides of a video's frames to multiples of, as far as it says; else 1."""
-        video_processor = processor.video_processor
+        video_processor = getattr(processor, "video_processor", None)  # code of model hubs has none
         patch, merge = (getattr(video_processor, name, None) for name in ("patch_size", "merge_size"))
         return patch * merge if isinstance(patch, int) and isinstance(merge, int) else 1
 
