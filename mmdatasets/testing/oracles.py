@@ -195,6 +195,12 @@ class ProcessorOracle(Oracle):
             return None
 
 
+class LeftPaddingOracle(ProcessorOracle):
+    """The same of processors that pad on the left where there is audio, whatever their tokenizers are set to."""
+
+    padding_side = "left"
+
+
 class TokenizerOracle(Oracle):
     """The tokenizer's own `apply_chat_template(..., tokenize=True)`, for text-only models."""
 

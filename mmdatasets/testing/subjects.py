@@ -12,7 +12,7 @@ from mmdatasets.plugins.registry import get_mm_plugin
 from mmdatasets.testing.conformance import SCENARIOS, Subject
 from mmdatasets.testing.family_oracles import CallOracle, MiniCPMVOracle, MossVLOracle, SuffixOracle
 from mmdatasets.testing.models import build_model, build_text_model
-from mmdatasets.testing.oracles import TokenizerOracle
+from mmdatasets.testing.oracles import LeftPaddingOracle, TokenizerOracle
 from mmdatasets.testing.processors import build_processor, get_spec, list_processors, read_chat_template
 from mmdatasets.testing.standins import build_standin, list_standins
 from mmdatasets.testing.standins.models import build_standin_model
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 _ORACLES: Mapping[str, Oracle] = {
     "got_ocr2": CallOracle(),
+    "glmasr": LeftPaddingOracle(),
     "minicpm_o": MiniCPMVOracle(),
     "minicpm_v": MiniCPMVOracle(),
     "moss_vl": MossVLOracle(),
+    "musicflamingo": LeftPaddingOracle(),
     "paligemma": SuffixOracle(),
 }
 
@@ -49,6 +51,12 @@ _SHARED_BUDGET = (
     "the processor has the videos of a call share a pixel budget, so that a row's frames are resized otherwise in a "
     "batch than alone"
 )
+_OTHER_FRAMES = "of a batch of videos, the processor's call writes the longest one's number of frames into every row"
+_UNSAID_BOS = (
+    "the processor refuses two videos in one call, and item by item its hooks leave out the token that its call puts "
+    "before a text"
+)
+_ONE_CLIP = "the processor takes one clip for each text, and refuses a row of two"
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
     "gemma3n": {(check, "rows of audio"): _PADDED_CLIPS for check in ("logits", "other padding")},
     "mllama": {("ensured media", "text only"): _UNMASKED},
@@ -57,6 +65,14 @@ _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
         (check, scenario): _SHARED_BUDGET
         for check in ("logits", "other padding")
         for scenario in ("rows of videos", "images and videos, mixed batch")
+    },
+    "qwen3_asr": {(check, "rows of audio"): _ONE_CLIP for check in ("token ids", "labels", "stages", "unexpanded")},
+    "smolvlm": {
+        **{(check, "rows of videos"): _OTHER_FRAMES for check in ("tensors", "other padding")},
+        **{
+            (check, "images and videos, mixed batch"): _OTHER_FRAMES
+            for check in ("tensors", "other padding", "pixel budget")
+        },
     },
     "qianfan_ocr": {("unexpanded", one.name): _OTHER_PLACEHOLDER for one in SCENARIOS if one.modalities},
 }
