@@ -74,8 +74,8 @@ def make_checked_engine(plugin: BasePlugin, processor: Processor, options: Media
     """What a plugin computes with, once it was compared with the processor's own call.
 
     The probes are a short chat, the same with an image, with two, with a video, with two, and with audio. Where the
-    plugin refuses one, that says nothing: it refuses rows like it with the reason. Where the call refuses text alone or
-    two items, that says nothing either; where it refuses an item, nothing could tell whether the plugin is right, and
+    plugin refuses one, that says nothing: it refuses rows like it with the reason. Where the call refuses text alone
+    or two items, that says nothing either; where it refuses an item, nothing could tell whether the plugin is right, and
     the engine goes without that modality. Where the call only puts special tokens around every text, the engine does
     too.
 
