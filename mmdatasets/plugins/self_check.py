@@ -32,14 +32,7 @@ Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase"
 
 # For processors without a template: the stages work all the same.
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-_PROBES: tuple[tuple[Modality, ...], ...] = (
-    (),
-    ("image",),
-    ("image", "image"),
-    ("video",),
-    ("video", "video"),
-    ("audio",),
-)
+_PROBES: tuple[tuple[Modality, ...], ...] = ((), ("image",), ("image", "image"), ("video",), ("audio",))
 _MANY_FRAMES = 32
 _LONGEST_QUOTE = 60
 
@@ -73,11 +66,10 @@ class Mismatch:
 def make_checked_engine(plugin: BasePlugin, processor: Processor, options: MediaOptions) -> FramedEngine:
     """What a plugin computes with, once it was compared with the processor's own call.
 
-    The probes are a short chat, the same with an image, with two, with a video, with two, and with audio. Where the
-    plugin refuses one, that says nothing: it refuses rows like it with the reason. Where the call refuses text alone
-    or two items, that says nothing either; where it refuses an item, nothing could tell whether the plugin is right, and
-    the engine goes without that modality. Where the call only puts special tokens around every text, the engine does
-    too.
+    The probes are a short chat, the same with an image, with two, with a video, and with audio. Where the plugin
+    refuses one, that says nothing: it refuses rows like it with the reason. Where the call refuses the first or the
+    third, that says nothing either; where it refuses an item, nothing could tell whether the plugin is right, and the
+    engine goes without that modality. Where the call only puts special tokens around every text, the engine does too.
 
     Args:
         plugin: The plugin. It is not changed.
@@ -115,7 +107,7 @@ def _find_mismatch(plugin: BasePlugin, engine: FramedEngine, within: CallFrame |
         mismatch = _compare(probed, kinds)
         if mismatch is None:
             continue
-        if not mismatch.theirs or (kinds and "image" not in kinds):
+        if not mismatch.theirs or kinds in (("video",), ("audio",)):
             engine.media.refuse(kinds[0], mismatch.as_error(engine.runner.processor).message)
         else:
             return mismatch
