@@ -119,9 +119,9 @@ def open_video(
     limit = {"max_pixels": str(2 * options.image_pixel_limit + _PADDING)}  # the exact one is `check_frame_size`
     try:
         container = open_container(file, limit, quick=quick)
-    except MemoryError:
-        raise
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
+        if is_out_of_memory(error):
+            raise
         raise _not_readable(file, error, source) from error
     with container:
         # PyAV has FFmpeg invent missing times, which it does wrongly for frames that are not stored in order (AVI).
@@ -140,6 +140,11 @@ def damaged(error: Exception, what: str, source: str) -> MediaError:
     if isinstance(error, MediaError):
         return error
     return MediaDecodeError(f"{what}: the file is damaged or cut off ({reason_of(error)})", source=source)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python ran out of memory. FFmpeg says so of damaged files, too, whose sizes it does not believe."""
+    return isinstance(error, MemoryError) and not isinstance(error, av.error.FFmpegError)
 
 
 def check_frame_size(video: OpenVideo, width: int, height: int) -> None:
@@ -185,7 +190,8 @@ def _video_track(container: InputContainer, source: str) -> VideoStream:
         raise MediaDecodeError("FFmpeg has no decoder for the video track", source=source)
     if best.codec_context.width < 1 or best.codec_context.height < 1:
         raise MediaDecodeError(
-            f"the video track ({best.codec_context.name}) says no frame size: it is empty, damaged or cut off",
+            f"the video track ({best.codec_context.name}) says no frame size: it is empty, damaged or cut off, or its "
+            "frames have far more pixels than MediaOptions.image_pixel_limit",
             source=source,
         )
     for stream in container.streams:
@@ -221,6 +227,8 @@ def describe_media(file: BinaryIO) -> str:
     if prefix[4:8] == b"ftyp":
         brand = prefix[8:12].decode("ascii", "replace")
         return f"an ISO media file of brand {brand!r} without its index, as a download that broke off leaves it"
+    if prefix[:4] == b"RIFF" and prefix[8:12] == b"AVI ":
+        return "an AVI file that is damaged or cut off"
     if prefix.startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")) or prefix[8:12] == b"WEBP":
         return _STILL_IMAGE
     return describe_content(file)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmdatasets.media.container import damaged
+from mmdatasets.media.container import damaged, is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -104,10 +104,13 @@ def find_doubt(pts: Sequence[int | None], is_key: Sequence[bool], is_shown: Sequ
     """Why packets may not be frames, or not be in this order; `None` where there is no doubt. See `PacketScan`."""
     if not any(is_shown) or not is_key[0]:
         return "the first packet is no keyframe"
-    if any(ticks is None for ticks in pts):
+    known = [ticks for ticks in pts if ticks is not None]
+    if len(known) < len(pts):
         return "not every packet says when its frame is shown"
-    shown = [ticks for ticks, shows in zip(pts, is_shown, strict=True) if shows]
-    if len(set(pts)) < len(pts) and len(set(shown)) < len(shown):
+    shown = [ticks for ticks, shows in zip(known, is_shown, strict=True) if shows]
+    if min(shown) < known[0]:
+        return "frames are shown before the first keyframe"  # they need one that is not in the file
+    if len(set(shown)) < len(shown):
         return "two frames are to be shown at the same time"
     return None
 
@@ -122,9 +125,9 @@ def read_packets(video: OpenVideo) -> Iterator[Packet[VideoStream]]:
         for packet in video.container.demux(video.stream):
             if packet.size:  # PyAV adds an empty one at the end, and AVI has empty ones for frames that were dropped
                 yield packet
-    except MemoryError:
-        raise
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
+        if is_out_of_memory(error):
+            raise
         raise damaged(error, "cannot be read to its end", video.source) from error
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -114,7 +116,8 @@ def has_temporal_layers(video: OpenVideo) -> bool:
     if video.decoder.name != "hevc":
         return False
     data = video.decoder.extradata or b""
-    start = data.find(b"\x40\x01")  # the header of a video parameter set
+    # Where it begins with 1, it is a record of ISO/IEC 14496-15, section 8.3.3, whose own fields take 23 bytes.
+    start = data.find(b"\x40\x01", 23 if data[:1] == b"\1" else 0)  # the header of a video parameter set
     return start < 0 or len(data) < start + 4 or data[start + 3] >> 1 & 7 != 0
 
 
@@ -132,9 +135,9 @@ def _write(frames: Sequence[VideoFrame], run: Run, video: OpenVideo, writer: Fra
 def _start(scan: PacketScan, keys: Sequence[int], position: int) -> int:
     """Position of the last keyframe that is stored no later than a packet, and shown no later than its frame."""
     shown_at = _ticks(scan, position)
-    for key in reversed(keys):
-        if key <= position and _ticks(scan, key) <= shown_at:
-            return key
+    for number in range(bisect.bisect_right(keys, position) - 1, -1, -1):
+        if _ticks(scan, keys[number]) <= shown_at:
+            return keys[number]
     return 0
 
 
@@ -154,6 +157,8 @@ class _Cursor:
         self._may_seek = not at_start
         self._next = 0 if at_start else len(scan.pts)
         self._packets = read_packets(video)
+        counts = Counter(scan.pts)  # hidden packets of edit lists may share their times with others
+        self._positions = {time: position for position, time in enumerate(scan.pts) if counts[time] == 1}
 
     def go_to(self, position: int) -> None:
         """Makes a packet, of which decoding can start, the next one that is read."""
@@ -178,8 +183,8 @@ class _Cursor:
         self._video.container.seek(target, stream=self._video.stream)
         self._packets = read_packets(self._video)
         landed = next(self._packets, None)
-        found = [at for at, time in enumerate(self._scan.pts) if landed is not None and time == landed.pts]
-        if landed is None or len(found) != 1 or found[0] > position:
+        found = self._positions.get(landed.pts) if landed is not None else None
+        if landed is None or found is None or found > position:
             raise SeekFailed
         self._packets = itertools.chain([landed], self._packets)
-        self._next = found[0]
+        self._next = found

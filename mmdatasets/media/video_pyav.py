@@ -53,12 +53,10 @@ def decode_file(file: BinaryIO, plan: FramePlan, options: MediaOptions, source: 
         return writer.finish()
     with open_video(file, options, source) as video:
         scan = scan_packets(video)
-        if scan.doubt is None:
-            timeline = scanned_timeline(scan, video)
-            check_plan(plan, timeline.num_frames, timeline.timestamps_s, source)
-            if has_index(video) and _decode_chosen(video, scan, writer, at_start=False):
-                return writer.finish()
-    if scan.doubt is None:
+        scan_fits = scan.doubt is None and _fits(plan, scanned_timeline(scan, video), source)
+        if scan_fits and has_index(video) and _decode_chosen(video, scan, writer, at_start=False):
+            return writer.finish()
+    if scan_fits:
         with open_video(file, options, source) as video:
             if _decode_chosen(video, scan, writer, at_start=True):
                 return writer.finish()
@@ -129,22 +127,22 @@ def decode_in_sequence(video: OpenVideo) -> Iterator[VideoFrame]:
     Raises:
         MediaDecodeError: The file is damaged.
     """
-    started = False
+    count = 0
     for packet in read_packets(video):
         try:
             frames = video.decoder.decode(packet)
         except av.error.FFmpegError as error:
-            if started or packet.is_keyframe:
-                raise damaged(error, "a frame cannot be decoded", video.source) from error
+            if count or packet.is_keyframe:
+                raise damaged(error, f"decoding fails after {count} frames", video.source) from error
             continue  # a recording that began between keyframes
         for frame in frames:
-            started = True
+            count += 1
             check_frame_size(video, frame.width, frame.height)
             yield frame
     try:
         yield from video.decoder.decode(None)
     except av.error.FFmpegError as error:
-        raise damaged(error, "the last frames cannot be decoded", video.source) from error
+        raise damaged(error, f"decoding fails after {count} frames", video.source) from error
 
 
 def _scan_with_first_frame(video: OpenVideo) -> tuple[PacketScan, VideoFrame]:
@@ -231,6 +229,14 @@ def _decode_all(video: OpenVideo, scan: PacketScan, plan: FramePlan, writer: Fra
         raise _without_frame(video)
     timeline = decoded_timeline(times, scan, video)
     check_plan(plan, timeline.num_frames, timeline.timestamps_s, video.source)
+
+
+def _fits(plan: FramePlan, timeline: Timeline, source: str) -> bool:
+    try:
+        check_plan(plan, timeline.num_frames, timeline.timestamps_s, source)
+    except MediaDecodeError:
+        return False  # a full decode has the last word
+    return True
 
 
 def _decode_chosen(video: OpenVideo, scan: PacketScan, writer: FrameWriter, *, at_start: bool) -> bool:

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
         read_chat_template,
     )
     from mmdatasets.testing.tokenizer import build_tokenizer
+    from mmdatasets.testing.video import VideoSpec, encode_video, make_frame, read_frame_number, write_video
+    from mmdatasets.testing.video_corpus import VideoSample, video_samples
 
 # Resolved at first use: whoever only wants an image file does not wait for transformers.
 _EXPORTS = {
     "ProcessorSpec": "mmdatasets.testing.processors",
+    "VideoSample": "mmdatasets.testing.video_corpus",
+    "VideoSpec": "mmdatasets.testing.video",
     "audio_corpus": "mmdatasets.testing.audio_corpus",
     "build_model": "mmdatasets.testing.models",
     "build_processor": "mmdatasets.testing.processors",
@@ -29,18 +33,25 @@ _EXPORTS = {
     "cut_pixel_data": "mmdatasets.testing.media",
     "encode_audio": "mmdatasets.testing.audio",
     "encode_image": "mmdatasets.testing.media",
+    "encode_video": "mmdatasets.testing.video",
     "get_spec": "mmdatasets.testing.processors",
     "list_models": "mmdatasets.testing.models",
     "list_processors": "mmdatasets.testing.processors",
     "make_audio": "mmdatasets.testing.audio",
+    "make_frame": "mmdatasets.testing.video",
     "make_image": "mmdatasets.testing.media",
     "read_chat_template": "mmdatasets.testing.processors",
+    "read_frame_number": "mmdatasets.testing.video",
+    "video_samples": "mmdatasets.testing.video_corpus",
     "write_audio": "mmdatasets.testing.audio",
     "write_image": "mmdatasets.testing.media",
+    "write_video": "mmdatasets.testing.video",
 }
 
 __all__ = [
     "ProcessorSpec",
+    "VideoSample",
+    "VideoSpec",
     "audio_corpus",
     "build_model",
     "build_processor",
@@ -48,14 +59,19 @@ __all__ = [
     "cut_pixel_data",
     "encode_audio",
     "encode_image",
+    "encode_video",
     "get_spec",
     "list_models",
     "list_processors",
     "make_audio",
+    "make_frame",
     "make_image",
     "read_chat_template",
+    "read_frame_number",
+    "video_samples",
     "write_audio",
     "write_image",
+    "write_video",
 ]
 
 

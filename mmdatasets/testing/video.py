@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -34,7 +34,7 @@ _TICKS_PER_S = 1000  # of variable rates; MPEG-4 takes 65,535 at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSpec:
-    """What video to make. The same specification gives the same frames.
+    """What video to make. The same specification gives the same frames; x264 may pack them a little differently.
 
     Attributes:
         num_frames: How many frames, the first of which has number `first_number`.
@@ -127,17 +127,11 @@ def read_frame_number(pixels: Pixels) -> int:
 
 def encode_video(spec: VideoSpec) -> bytes:
     """Makes a video and returns it as a file's bytes."""
-    buffer = io.BytesIO()
-    # Without "bitexact", Matroska files have random identifiers.
-    options = {"fflags": "+bitexact", **spec.container_options}
-    with av.open(buffer, "w", format=spec.format, options=options) as container:
-        video = add_video_track(container, spec)
-        audio = None if spec.audio_codec is None else add_audio_track(container, spec.audio_codec)
-        container.start_encoding()  # else a video without frames would have no header
-        encode_frames(container, video, spec)
-        if audio is not None:
-            encode_tone(container, audio, spec.num_frames / float(spec.rate))
-    data = buffer.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        # A file, since FFmpeg opens it again to move the index of an MP4 to its front.
+        path = Path(folder) / "video"
+        _write(path, spec)
+        data = path.read_bytes()
     return turn_mp4(data, spec.turned) if spec.turned else data
 
 
@@ -147,6 +141,18 @@ def write_video(path: str | os.PathLike[str], spec: VideoSpec) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_video(spec))
     return path
+
+
+def _write(path: Path, spec: VideoSpec) -> None:
+    # Without "bitexact", Matroska files have random identifiers.
+    options = {"fflags": "+bitexact", **spec.container_options}
+    with av.open(path, "w", format=spec.format, options=options) as container:
+        video = add_video_track(container, spec)
+        audio = None if spec.audio_codec is None else add_audio_track(container, spec.audio_codec)
+        container.start_encoding()  # else a video without frames would have no header
+        encode_frames(container, video, spec)
+        if audio is not None:
+            encode_tone(container, audio, spec.num_frames / float(spec.rate))
 
 
 def add_video_track(container: OutputContainer, spec: VideoSpec) -> VideoStream:

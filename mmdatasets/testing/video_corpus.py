@@ -23,7 +23,9 @@ from mmdatasets.testing.video import (
 )
 
 _OPEN_GOP = "keyint=12:min-keyint=12:scenecut=0:open-gop=1:bframes=3"
+_OPEN_HEVC = {"x265-params": f"log-level=none:{_OPEN_GOP}"}
 _TIMES_S = tuple(0.02 * index + 0.03 * (index // 4) for index in range(40))
+_INDEX_FIRST = {"movflags": "faststart"}
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
@@ -33,7 +35,7 @@ class VideoSample:
 
     Attributes:
         suffix: Of its name.
-        make: Makes its bytes, always the same.
+        make: Makes its bytes.
         numbers: Numbers that the frames carry, in the order in which they are shown; `None` where it is no video.
         size: Width and height as displayed, in pixels.
         has_audio: Whether there is a sound track.
@@ -58,7 +60,7 @@ def _encoded() -> dict[str, VideoSample]:
     h264, hevc, vp9 = VideoSpec(), VideoSpec(codec="libx265"), VideoSpec(codec="libvpx-vp9", format="webm")
     av1 = VideoSpec(codec="libsvtav1", gop=15)
     matroska, ts = replace(h264, format="matroska"), replace(h264, format="mpegts")
-    open_hevc = replace(hevc, num_frames=60, codec_options={"x265-params": f"log-level=none:{_OPEN_GOP}"})
+    open_hevc = replace(hevc, num_frames=60, codec_options=_OPEN_HEVC)
     open_h264 = replace(h264, num_frames=60, codec_options={"x264-params": _OPEN_GOP})
     layers = {"x265-params": "log-level=none:keyint=24:bframes=3:b-adapt=0:temporal-layers=3"}
     refresh = {"x264-params": "keyint=20:bframes=0:intra-refresh=1"}
@@ -81,6 +83,7 @@ def _encoded() -> dict[str, VideoSample]:
         "h264_ntsc": replace(h264, rate=Fraction(30000, 1001)),
         "h264_variable_rate": replace(h264, times_s=_TIMES_S),
         "h264_variable_rate_matroska": replace(matroska, times_s=_TIMES_S),
+        "h264_index_first": replace(h264, container_options=_INDEX_FIRST),
         "h264_fragmented": replace(h264, container_options=_FRAGMENTED),
         "h264_sound": replace(h264, audio_codec="aac"),
         "h264_matroska": matroska,
@@ -100,7 +103,6 @@ def _encoded() -> dict[str, VideoSample]:
         "hevc_temporal_layers": replace(hevc, num_frames=48, codec_options=layers),
         "hevc_temporal_layers_ts": replace(hevc, num_frames=48, codec_options=layers, format="mpegts"),
         "vp8": replace(vp9, codec="libvpx"),
-        "vp8_hidden_frames": replace(vp9, codec="libvpx", num_frames=90, gop=60, codec_options=_two_pass_like()),
         "vp9": vp9,
         "vp9_hidden_frames": replace(vp9, num_frames=90, gop=60, codec_options=_two_pass_like()),
         "vp9_odd_size": replace(vp9, width=95, height=63),
@@ -124,6 +126,7 @@ def _encoded() -> dict[str, VideoSample]:
 def _edited() -> dict[str, VideoSample]:
     """What somebody did to a file afterwards."""
     h264, ts = VideoSpec(), VideoSpec(format="mpegts")
+    open_hevc = VideoSpec(codec="libx265", format="matroska", num_frames=60, codec_options=_OPEN_HEVC)
     small = VideoSpec(width=48, height=32, codec_options={"crf": "50"})
     samples = {
         f"h264_turned_{degrees}": VideoSample(
@@ -143,6 +146,17 @@ def _edited() -> dict[str, VideoSample]:
         **samples,
         "h264_ts_joined": VideoSample(".ts", partial(_joined, ts, replace(ts, first_number=40)), range(80)),
         "h264_ts_begun_late": VideoSample(".ts", partial(_begun_late, ts), range(12, 40)),
+        "vp9_cut": VideoSample(".webm", partial(_cut, VideoSpec(codec="libvpx-vp9", format="webm")), range(20)),
+        "vp8_hidden_frames": VideoSample(
+            ".webm",
+            partial(_hidden, VideoSpec(codec="libvpx", format="webm"), (5, 20, 39)),
+            [number for number in range(40) if number not in (5, 20, 39)],
+        ),
+        "hevc_begun_at_keyframe": VideoSample(
+            ".mkv",
+            partial(_second_group_on, open_hevc),
+            range(12, 60),
+        ),
         "h264_two_tracks": VideoSample(".mp4", partial(_two_tracks, small, h264)),
         "h264_sound_and_cover": VideoSample(".mp4", partial(_with_cover, "mp4", "aac", h264), has_audio=True),
     }
@@ -159,6 +173,12 @@ def _no_videos() -> dict[str, VideoSample]:
 
     return {
         "cut_off": broken(partial(_cut, h264), "without its index"),
+        "cut_off_index_first": broken(partial(_cut, replace(h264, container_options=_INDEX_FIRST)), "cut off"),
+        "cut_off_fragmented": broken(partial(_cut, replace(h264, container_options=_FRAGMENTED)), "cut off"),
+        "cut_off_flv": broken(partial(_cut, replace(h264, format="flv")), "cut off", ".flv"),
+        "cut_off_avi": broken(
+            partial(_cut, VideoSpec(codec="mpeg4", format="avi", b_frames=0)), "AVI file that is damaged", ".avi"
+        ),
         "no_frames": broken(partial(encode_video, replace(h264, num_frames=0)), "no video track"),
         "no_frames_avi": broken(
             partial(encode_video, VideoSpec(codec="mpeg4", format="avi", num_frames=0)), "no frame", ".avi"
@@ -211,6 +231,49 @@ def _begun_late(spec: VideoSpec) -> bytes:
 def _cut(spec: VideoSpec) -> bytes:
     data = encode_video(spec)
     return data[: len(data) // 2]
+
+
+def _hidden(spec: VideoSpec, numbers: Sequence[int]) -> bytes:
+    """VP8 of which some frames are stored to be referred to only, as encoders do that look ahead."""
+
+    def hide(number: int, packet: av.Packet) -> bytes:
+        data = bytearray(packet)
+        if number in numbers:
+            data[0] &= ~0x10  # RFC 6386, section 9.1: show_frame
+        return bytes(data)
+
+    return _repacked(encode_video(spec), spec.format, hide)
+
+
+def _second_group_on(spec: VideoSpec) -> bytes:
+    """A video without its first group of pictures, on which the second one still depends."""
+    keys = 0
+
+    def keep(number: int, packet: av.Packet) -> bytes | None:
+        nonlocal keys
+        keys += packet.is_keyframe
+        return bytes(packet) if keys >= 2 else None
+
+    return _repacked(encode_video(spec), spec.format, keep)
+
+
+def _repacked(data: bytes, format: str, change: Callable[[int, av.Packet], bytes | None]) -> bytes:
+    """Stores the packets of a video track anew, each as `change` makes it of its number and itself, or not at all."""
+    buffer = io.BytesIO()
+    with (
+        av.open(io.BytesIO(data)) as stored,
+        av.open(buffer, "w", format=format, options={"fflags": "+bitexact"}) as container,
+    ):
+        stream = container.add_stream_from_template(stored.streams.video[0])
+        for number, packet in enumerate(stored.demux(video=0)):
+            changed = change(number, packet) if packet.size else None
+            if changed is None:
+                continue
+            new = av.Packet(changed)
+            new.pts, new.dts, new.time_base = packet.pts, packet.dts, packet.time_base
+            new.is_keyframe, new.stream = packet.is_keyframe, stream
+            container.mux(new)
+    return buffer.getvalue()
 
 
 def _damaged(spec: VideoSpec) -> bytes:

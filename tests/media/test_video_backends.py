@@ -40,11 +40,13 @@ REFUSED = {
     "decord": {
         **dict.fromkeys(["h264_open_gop", "h264_open_gop_matroska", "h264_intra_refresh"], OPEN),
         **dict.fromkeys(["hevc", "hevc_open_gop", "hevc_open_gop_matroska", "hevc_10_bit"], OPEN),
-        "hevc_temporal_layers": OPEN,
+        **dict.fromkeys(["hevc_temporal_layers", "hevc_begun_at_keyframe"], OPEN),
         **dict.fromkeys(["h264_trimmed", "h264_two_edits", "h264_edits_swapped"], FRAMES),
-        "h264_delayed": FRAMES,
+        **dict.fromkeys(["h264_delayed", "vp8_hidden_frames"], FRAMES),
     },
-    "torchcodec": {"h264_intra_refresh": FRAMES, "h264_two_edits": FRAMES},
+    "torchcodec": dict.fromkeys(
+        ["h264_intra_refresh", "h264_two_edits", "hevc_begun_at_keyframe", "vp8_hidden_frames"], FRAMES
+    ),
 }
 CODECS = {"mpeg4": "was not tried with mpeg4"}
 FORMATS = {".mp4", ".mov", ".mkv", ".webm"}
