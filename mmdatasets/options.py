@@ -41,7 +41,8 @@ class MediaOptions:
         video_min_frames: Lower bound on the sampled frames.
         video_backend: What decodes videos: `"pyav"`, `"torchcodec"` (needs the extra `torchcodec` and a system
             FFmpeg) or `"decord"` (needs the extra `decord`).
-        audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`.
+        audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`. Another one than
+            that is an error at the first use.
         audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads, and the rest (m4a, aac,
             sound tracks) with PyAV. `"pyav"` and `"torchcodec"` decode everything.
         audio_resampler: What changes the sampling rate: `"soxr"`, or `"torchaudio"` (needs the extra `torchaudio`).

@@ -180,9 +180,9 @@ class MediaReader:
         whole, shorter = (self.expand_one(AudioShape(length)).num_media_tokens for length in lengths)
         if whole == shorter:
             raise MediaLimitError(
-                f"the model's processor makes {whole} tokens of {num_samples / rate:.2f} s of audio, and of {_NOTICED_S} "
-                "s less as many: it cuts off what is longer than it takes. Set MediaOptions(audio_max_duration_s=...) "
-                "to what it takes, with long_audio='truncate' or 'chunk'"
+                f"the model's processor makes {whole} tokens of {num_samples / rate:.2f} s of audio, and of "
+                f"{_NOTICED_S} s less as many: it cuts off what is longer than it takes. Set "
+                "MediaOptions(audio_max_duration_s=...) to what it takes, with long_audio='truncate' or 'chunk'"
             )
 
     def _longest_s(self) -> float | None:
