@@ -40,11 +40,13 @@ class MediaOptions:
         video_max_frames: Upper bound on the sampled frames.
         video_min_frames: Lower bound on the sampled frames.
         video_backend: What decodes videos: `"pyav"`, `"torchcodec"` (needs the extra `torchcodec` and a system
-            FFmpeg) or `"decord"` (needs the extra `decord`).
+            FFmpeg) or `"decord"` (needs the extra `decord`). The latter two are refused for files of which they give
+            wrong frames. PyAV probes in any case.
         audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`. Another one than
             that is an error at the first use.
-        audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads, and the rest (m4a, aac,
-            sound tracks) with PyAV. `"pyav"` and `"torchcodec"` decode everything.
+        audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads right, and the rest (m4a,
+            aac, sound tracks, MP3 whose header does not state the length) with PyAV. `"pyav"` and `"torchcodec"`
+            (needs the extra `torchcodec` and a system FFmpeg) decode everything.
         audio_resampler: What changes the sampling rate: `"soxr"`, or `"torchaudio"` (needs the extra `torchaudio`).
         audio_max_duration_s: Longest audio, in seconds; as long as the processor takes in one piece when `None`.
         long_audio: What becomes of longer audio: `"error"`, `"truncate"` (its beginning is used) or `"chunk"` (it

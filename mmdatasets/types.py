@@ -43,8 +43,9 @@ AudioReference: TypeAlias = (
 )
 """Every form in which a row may refer to audio: a file, as for images, or its samples.
 
-A mapping may also be `{"array": ..., "sampling_rate": ...}`, as `datasets.Audio` decodes it; arrays are float,
-`(num_samples,)` or `(num_channels, num_samples)`.
+A file may be a video, whose sound track it then is. A mapping may also be `{"array": ..., "sampling_rate": ...}`;
+arrays are `(num_samples,)` or `(num_channels, num_samples)`, and float (full scale being 1), int16, int32 or uint8.
+Decoder objects, as `datasets.Audio` gives them, are taken as well: those of `datasets` for the file that they read.
 """
 
 MediaReference: TypeAlias = "ImageReference | VideoReference | AudioReference"

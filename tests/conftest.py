@@ -63,6 +63,12 @@ def image_file(tmp_path_factory: pytest.TempPathFactory) -> ImageFactory:
 
 
 @pytest.fixture(scope="session")
+def media_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps the media files of the conformance suite, which its cells share."""
+    return tmp_path_factory.mktemp("conformance")
+
+
+@pytest.fixture(scope="session")
 def trl_template() -> Callable[[str], str]:
     """Reads a published chat template, as the trl wheel ships them."""
     from importlib import resources

@@ -45,10 +45,12 @@ class Conversation:
         messages: Each has a `role`, and `content` as a string or as parts (`{"type": "text", "text": ...}`,
             `{"type": "image"}`, likewise video and audio). Keys without a value are gone.
         media: The row's media in the order in which the text has it.
+        tools: The tools that the chat template is to describe.
     """
 
     messages: list[Message]
     media: list[MediaItem] = field(default_factory=list)
+    tools: Sequence[Mapping[str, object]] = ()
 
     def references(self, modality: Modality) -> list[MediaReference]:
         """The references of one modality, in the order of the text."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from mmdatasets.chat.formats import Message
@@ -10,6 +12,8 @@ from mmdatasets.chat.labels import TrainOn, chosen_messages, take_switches
 from mmdatasets.chat.traced import Span, Traced, TracedTemplate
 from mmdatasets.chat.turns import TurnFinder
 from mmdatasets.errors import TemplateError
+
+_TOOLS = re.compile(r"\btools\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,27 @@ class ChatTemplate:
     def has_generation_tags(self) -> bool:
         """Whether the template itself states what the assistant writes."""
         return self._template.has_generation_tags
+
+    @property
+    def writes_tool_calls(self) -> bool:
+        """Whether the template writes the calls of tools that a message has."""
+        return "tool_calls" in self.source
+
+    def with_tools(self, tools: Sequence[Mapping[str, object]]) -> ChatTemplate:
+        """The same template, given tools to describe.
+
+        Raises:
+            TemplateError: If it describes none.
+        """
+        if not _TOOLS.search(self.source):
+            raise TemplateError(
+                f"the row has {len(tools)} tool(s), which the chat template does not write: pass a chat_template that "
+                "does, or remove the column"
+            )
+        other = copy(self)
+        other._template = self._template.with_variables({"tools": tools})
+        other._finder = TurnFinder(other._template)
+        return other
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """Renders a conversation, once as a rule, and finds what is trained of it.

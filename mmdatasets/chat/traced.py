@@ -1,6 +1,6 @@
 """Renders a chat template and tells which message wrote which part of the text.
 
-The template is compiled with calls added to its loops that report the message an iteration is about. They write
+The template is compiled with statements added to its loops that report the message an iteration is about. They write
 nothing, so the text is what transformers renders. Beside `mmdatasets.planning.dry_run`, this is the only module that
 touches private API of transformers: the environment that chat templates are compiled in (`_compile_jinja_template`)
 and what `render_jinja_template` does to messages beforehand.
@@ -9,12 +9,14 @@ and what `render_jinja_template` does to messages beforehand.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from jinja2 import Environment, Template, nodes
 from jinja2 import TemplateError as JinjaError
@@ -27,9 +29,13 @@ from mmdatasets.errors import TemplateError
 Span: TypeAlias = tuple[int, int]
 """Half-open range of characters or tokens."""
 
+T = TypeVar("T")
+
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_ENTER, _LEAVE, _ASSIGN = "mmdatasets_enter", "mmdatasets_leave", "mmdatasets_assign"
+_REPORTS = "mmdatasets_reports"
+_ENTER, _LEAVE, _ASSIGN = "an iteration begins", "a loop ends", "a variable is set"
 _NOBODY = -1
+_TOOL_ANSWERS = "tool_responses"  # what tools answered, kept in the message of the assistant that asked them
 # What these write is collected before it is put into the text.
 _COLLECTING = (nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock)
 _MAX_SHOWN_LINES, _MAX_SHOWN_CHARACTERS = 3, 160
@@ -75,6 +81,7 @@ class TracedTemplate:
         self.source = source
         self.has_generation_tags = bool(_GENERATION_TAG.search(source))
         self._variables = variables
+        self._agrees: dict[Hashable, bool] = {}  # kinds of messages -> whether transformers renders the same text
 
     @cached_property
     def _compiled(self) -> tuple[Environment, Template]:
@@ -91,29 +98,68 @@ class TracedTemplate:
     def _given(self) -> dict[str, object]:
         return _as_transformers_passes({"tools": None, "documents": None, **self._variables})
 
+    def with_variables(self, variables: Mapping[str, object]) -> TracedTemplate:
+        """The same template with further variables, not compiled again."""
+        _ = self._compiled
+        other = copy(self)
+        other.__dict__.pop("_given", None)
+        other._variables = {**self._variables, **variables}
+        return other
+
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Traced:
         """Renders a conversation.
+
+        Where messages have keys that none had before, transformers renders them too. If its text is another one, as
+        where a version of transformers prepares messages in a way not known here, conversations of such messages are
+        left to it from then on, and come without regions.
 
         Raises:
             TemplateError: If the template fails. Names the line.
         """
-        environment, template = self._compiled
-        chat = _alias_reasoning([_as_transformers_passes(dict(message)) for message in messages])
-        reports = _Reports(chat)
-        generated: list[Span] = []
         try:
-            with environment.activate_tracker(reports.blocks, generated):  # type: ignore[attr-defined]
-                for block in template.generate(
-                    messages=chat, add_generation_prompt=generation_prompt, **self._given, **reports.callbacks
-                ):
-                    reports.blocks.append(block)
+            kinds = frozenset((message["role"], type(message.get("content")), *message) for message in messages)
+            traced = self._render_traced(messages, generation_prompt) if self._agrees.get(kinds, True) else None
+            if traced and kinds in self._agrees:
+                return traced
+            plain = self._render_plain(messages, generation_prompt)
+            self._agrees[kinds] = traced is not None and traced.text == plain.text
+            return traced if traced and self._agrees[kinds] else plain
         except (JinjaError, TypeError, ValueError, KeyError, AttributeError) as error:
             roles = ", ".join(str(message["role"]) for message in messages)
             raise TemplateError(
                 f"the chat template fails on a conversation of {roles or 'no turns'}: {error}"
                 f"{self._at_line(_template_line(error.__traceback__))}"
             ) from error
+
+    def _render_traced(self, messages: Sequence[Message], generation_prompt: bool) -> Traced:
+        environment, template = self._compiled
+        chat = _alias_reasoning(_as_transformers_passes(list(messages)))
+        reports = _Reports(chat)
+        generated: list[Span] = []
+        with self._tracker(environment, reports.blocks, generated):
+            for block in template.generate(
+                messages=chat, add_generation_prompt=generation_prompt, **self._given, **{_REPORTS: reports}
+            ):
+                reports.blocks.append(block)
         return Traced("".join(reports.blocks), reports.regions(prompted=generation_prompt), tuple(generated))
+
+    def _render_plain(self, messages: Sequence[Message], generation_prompt: bool) -> Traced:
+        texts, generated = chat_template_utils.render_jinja_template(
+            conversations=[list(messages)],
+            chat_template=self.source,
+            add_generation_prompt=generation_prompt,
+            return_assistant_tokens_mask=self.has_generation_tags,
+            **self._variables,
+        )
+        return Traced(texts[0], {}, tuple(generated[0]) if generated else ())
+
+    def _tracker(
+        self, environment: Environment, blocks: list[str], generated: list[Span]
+    ) -> AbstractContextManager[None]:
+        """Has the generation tags, if there are any, add their ranges to `generated`."""
+        if not self.has_generation_tags:
+            return nullcontext()
+        return environment.activate_tracker(blocks, generated)  # type: ignore[attr-defined, no-any-return]
 
     def _at_line(self, number: int | None) -> str:
         if number is None:
@@ -142,7 +188,7 @@ def _template_line(traceback: TracebackType | None) -> int | None:
     return line
 
 
-def _as_transformers_passes(value: dict[str, object]) -> dict[str, object]:
+def _as_transformers_passes(value: T) -> T:
     """Plain data, as `render_jinja_template` makes it of everything that a template sees; older versions do not."""
     convert = getattr(chat_template_utils, "_plain_template_data", None)
     return value if convert is None else convert(value)
@@ -155,40 +201,35 @@ def _alias_reasoning(chat: list[Message]) -> list[Message]:
 
 
 class _Reports:
-    """What the calls in a template report while it is rendered."""
+    """What a template reports while it is rendered.
+
+    An iteration over a message is that message's. Another one belongs to the loop that it stands in, until it sets a
+    variable to a message, as loops over positions do: `{% set message = messages[i] %}`.
+    """
 
     def __init__(self, chat: Sequence[Message]) -> None:
         self.blocks: list[str] = []
         self._num_messages = len(chat)
         self._index = {id(message): index for index, message in enumerate(chat)}
-        for message in chat:  # what tools answered, kept in the message of the assistant that asked them
-            responses = message.get("tool_responses")
+        for message in chat:
+            responses = message.get(_TOOL_ANSWERS)
             self._index |= {id(item): _NOBODY for item in responses} if isinstance(responses, list) else {}
         self._loops: list[tuple[int, bool]] = []  # for each open loop: the message, and whether it is the loop's own
         self._changes: list[tuple[int, int]] = [(0, _NOBODY)]  # from which block on, and whose
 
-    @property
-    def callbacks(self) -> dict[str, object]:
-        return {_ENTER: self.enter, _LEAVE: self.leave, _ASSIGN: self.assign}
-
-    def enter(self, depth: int, value: object = None) -> None:
-        """An iteration begins, over a message perhaps. Other loops belong to what they stand in."""
-        del self._loops[depth:]
+    def __getitem__(self, report: tuple[str, int, object]) -> None:
+        """Takes a report of a template: what happens, in which loop counted from the outermost, and a variable."""
+        kind, depth, value = report
         own = self._index.get(id(value))
-        around = self._loops[-1][0] if self._loops else _NOBODY
-        self._loops.append((around, False) if own is None else (own, True))
+        if kind == _ASSIGN:
+            if own is not None and not self._loops[depth][1]:
+                self._loops[depth] = own, True
+        else:
+            del self._loops[depth:]
+        if kind == _ENTER:
+            around = self._loops[-1][0] if self._loops else _NOBODY
+            self._loops.append((around, False) if own is None else (own, True))
         self._note()
-
-    def leave(self, depth: int) -> None:
-        del self._loops[depth:]
-        self._note()
-
-    def assign(self, depth: int, value: object) -> None:
-        """A variable is set; to a message, in loops over positions: `{% set message = messages[i] %}`."""
-        own = self._index.get(id(value))
-        if own is not None and len(self._loops) > depth and not self._loops[depth][1]:
-            self._loops[depth] = own, True
-            self._note()
 
     def _note(self) -> None:
         owner = self._loops[-1][0] if self._loops else _NOBODY
@@ -215,37 +256,54 @@ def _append(spans: list[Span], span: Span) -> None:
 
 
 class _ReportMessages(NodeTransformer):
-    """Adds calls to a template's loops. Where text is collected before it is written, nothing can be reported."""
+    """Adds reports to a template's loops, but not where text is collected before it is written."""
 
     def __init__(self) -> None:
-        self._depth = 0
+        self._targets: list[str | None] = []
 
-    def visit(self, node: nodes.Node, *args: object, **kwargs: object) -> nodes.Node | list[nodes.Node]:
+    def visit(self, node: nodes.Node, *args: object, **kwargs: object) -> object:
         if isinstance(node, _COLLECTING) or (isinstance(node, nodes.For) and node.recursive):
             return node
         if isinstance(node, nodes.For):
             return self._report_iterations(node)
-        if self._depth and isinstance(node, nodes.Assign):
+        if self._targets and isinstance(node, nodes.Assign):
             return self._report_item(node)
         return self.generic_visit(node)
 
     def _report_iterations(self, node: nodes.For) -> list[nodes.Node]:
-        depth = self._depth
-        self._depth += 1
+        if self._is_over_parts(node.iter):
+            self.generic_visit(node)
+            return [node]
+        depth, target = len(self._targets), node.target.name if isinstance(node.target, nodes.Name) else None
+        self._targets.append(target)
         self.generic_visit(node)
-        self._depth -= 1
-        target = [node.target.name] if isinstance(node.target, nodes.Name) else []
-        node.body.insert(0, _call(_ENTER, depth, target, node.lineno))
-        return [node, _call(_LEAVE, depth, [], node.lineno)]
+        self._targets.pop()
+        node.body.insert(0, _report(_ENTER, depth, target, node.lineno))
+        return [node, _report(_LEAVE, depth, None, node.lineno)]
 
-    def _report_item(self, node: nodes.Assign) -> nodes.Node | list[nodes.Node]:
+    def _report_item(self, node: nodes.Assign) -> list[nodes.Node]:
         if not isinstance(node.target, nodes.Name) or not isinstance(node.node, nodes.Getitem):
-            return node
-        return [node, _call(_ASSIGN, self._depth - 1, [node.target.name], node.lineno)]
+            return [node]
+        return [node, _report(_ASSIGN, len(self._targets) - 1, node.target.name, node.lineno)]
+
+    def _is_over_parts(self, iterated: nodes.Node) -> bool:
+        """Whether a loop in a loop over messages is over parts of a message, which need no report."""
+        root: nodes.Node | None = iterated
+        while isinstance(root, nodes.Getattr | nodes.Getitem | nodes.Filter | nodes.Call):
+            names = (
+                [root.attr]
+                if isinstance(root, nodes.Getattr)
+                else [const.value for const in root.find_all(nodes.Const)]
+            )
+            if _TOOL_ANSWERS in names:
+                return False
+            root = root.node
+        return isinstance(root, nodes.Name) and root.name in self._targets
 
 
-def _call(name: str, depth: int, variables: Sequence[str], line: int) -> nodes.Node:
-    """A statement that calls a function and writes nothing."""
-    arguments = [nodes.Const(depth), *(nodes.Name(variable, "load") for variable in variables)]
-    call = nodes.Call(nodes.Name(name, "load"), arguments, [], None, None)
-    return nodes.ExprStmt(call).set_lineno(line, override=True)
+def _report(kind: str, depth: int, variable: str | None, line: int) -> nodes.Node:
+    """A statement that reports and writes nothing: an item access, which the sandbox does much quicker than a call."""
+    value: nodes.Expr = nodes.Const(None) if variable is None else nodes.Name(variable, "load")
+    report = nodes.Tuple([nodes.Const(kind), nodes.Const(depth), value], "load")
+    access = nodes.Getitem(nodes.Name(_REPORTS, "load"), report, "load")
+    return nodes.ExprStmt(access).set_lineno(line, override=True)

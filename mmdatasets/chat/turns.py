@@ -102,11 +102,9 @@ class TurnFinder:
         header = self._header(messages[:index])  # after a tool's answer, say, templates write another one
         if header is not None and text.startswith(header, start, end):
             return start + len(header)
-        if index == 0 and usual and usual in text[start:end]:  # behind a system prompt that the template adds
-            return text.index(usual, start, end) + len(usual)
         if usual is not None and text[start : start + 1] != usual[0]:
             return start  # a message that continues the one before it has no header
-        return self._content_start(messages, index, text)
+        return self._content_start(messages, index, text)  # behind a system prompt that the template adds, say
 
     def _content_start(self, messages: Sequence[Message], index: int, text: str) -> int:
         marked = [*messages[:index], _with_mark(messages[index]), *messages[index + 1 :]]

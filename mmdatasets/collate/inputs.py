@@ -41,7 +41,8 @@ def make_inputs(
     """
     rows = _load(engine, media)
     if batch_ids:
-        rows = [_in_order(engine, *row) for row in zip(rows, media, batch_ids, strict=True)]
+        sources = enumerate(zip(rows, media, batch_ids, strict=True))
+        rows = [_in_order(plugin, engine, index, *row) for index, row in sources]
     inputs: MediaInputs = {}
     made: list[list[int]] = [[] for _ in media]
     if any(rows):
@@ -66,11 +67,19 @@ def _load(engine: Engine, media: Sequence[RowMedia]) -> list[list[MediaInput]]:
     return rows
 
 
-def _in_order(engine: Engine, row: list[MediaInput], media: RowMedia, ids: Sequence[int]) -> list[MediaInput]:
+def _in_order(
+    plugin: BasePlugin, engine: Engine, index: int, row: list[MediaInput], media: RowMedia, ids: Sequence[int]
+) -> list[MediaInput]:
     """A row's items in the order of the text: rows that were mapped have it, for others the ids tell."""
     modalities = [item.modality for item in row]
     if media.num_tokens is not None or len(set(modalities)) < 2:
         return row
+    if not plugin.tokens_tell_modality and {"image", "video"} <= set(modalities):
+        raise MediaError(
+            "it has images and videos, and the model's tokens do not tell which comes first: map the dataset with "
+            "plugin.transform and use plugin.collator, whose rows say so",
+            row=f"{index} of the batch",
+        )
     made = [engine.media.expand_one(item.shape) for item in row]
     return [row[position] for position in order_by_text(engine, ids, modalities, made)]
 

@@ -87,7 +87,8 @@ def decode_audio(
         sampling_rate: Samples per second wanted.
         start_s: Seconds at which to start, rounded to the nearest sample of the file.
         end_s: Seconds at which to end, likewise; the end of the audio when `None`, or when that comes first. What lies
-            outside is cut off before resampling. Where the format can be sought in exactly, it is not decoded.
+            outside is cut off before resampling. What comes before is not decoded where a format can be sought in
+            exactly: WAV, FLAC, Ogg, AIFF, and AAC in MP4, not MP3.
 
     Returns:
         `(planned_num_samples(info, options, sampling_rate, start_s=start_s, end_s=end_s),)`, all of them finite.

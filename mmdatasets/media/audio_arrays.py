@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import numpy as np
 
-from mmdatasets.errors import MediaDecodeError, MediaReferenceError
-from mmdatasets.media.source import describe_source, is_array
+from mmdatasets.errors import MediaDecodeError, MediaError, MediaReferenceError
+from mmdatasets.media.source import describe_source, is_array, open_source
+from mmdatasets.options import MediaOptions
 from mmdatasets.types import AudioInfo
 
 if TYPE_CHECKING:
@@ -114,9 +115,26 @@ def is_audio_decoder(value: object) -> TypeGuard[AudioDecoderLike]:
 
 
 def decoder_source(decoder: AudioDecoderLike) -> Mapping[str, object] | None:
-    """The undecoded `{"path", "bytes"}` that `datasets` made a decoder object of, where it did."""
+    """The undecoded `{"path", "bytes"}` that `datasets` made a decoder object of.
+
+    It is what `datasets` itself stores such an object as. `None` where the object comes from elsewhere, or was made
+    for another stream of the file than the one that we would read.
+    """
     encoded = getattr(decoder, "_hf_encoded", None)
-    return encoded if isinstance(encoded, Mapping) else None
+    index = getattr(decoder, "stream_index", None)
+    if not isinstance(encoded, Mapping) or not _is_best_stream(encoded, index):
+        return None
+    return encoded
+
+
+def _is_best_stream(encoded: Mapping[str, object], index: object) -> bool:
+    from mmdatasets.media.audio_pyav import best_audio_index
+
+    try:
+        with open_source(encoded, MediaOptions()) as file:
+            return index is None or best_audio_index(file) in (None, index)
+    except MediaError:
+        return True  # reading it tells what is wrong
 
 
 def _raw_audio(array: object, rate: object, source: str) -> RawAudio:

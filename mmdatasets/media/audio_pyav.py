@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
+import av.stream
 import numpy as np
 
-from mmdatasets.errors import MediaDecodeError
+from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
 from mmdatasets.media.audio_scan import count_samples, seek_near
+from mmdatasets.media.container import describe_media, open_container, reason_of
 from mmdatasets.media.waveform import to_mono
 
 if TYPE_CHECKING:
@@ -22,12 +24,9 @@ if TYPE_CHECKING:
     from mmdatasets.media.waveform import Waveform
     from mmdatasets.types import AudioInfo
 
-# Containers of sound and video. Left out is what names other files or hosts to read: playlists, manifests, scripts.
-_FORMATS = (
-    "aac,ac3,adts,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,iamf,latm,loas,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
-    "mp3,mpc,mpc8,mpeg,mpegts,nut,ogg,oma,rm,tak,tta,w64,wav,wv"
-)
-# Sample format of FFmpeg, packed or planar -> the value of silence, and of full scale above it.
+# Sample format of FFmpeg, packed or planar -> its type.
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+# Of integers the value of silence, and of full scale above it.
 _SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
 
@@ -75,46 +74,69 @@ class PyAVReader:
     def opened(self, file: BinaryIO, source: str) -> Iterator[tuple[InputContainer, AudioStream]]:
         """Opens a file and its best audio stream; FFmpeg's errors become ours, at opening and while it is open."""
         try:
-            container = av.open(
-                file, options={"format_whitelist": _FORMATS}, metadata_errors="replace", io_open=_refuse
-            )
-        except (av.FFmpegError, OSError) as error:
-            # FFmpeg calls a format that is not in the list an invalid argument.
-            refused = isinstance(error, av.ArgumentError)
-            tried = "FFmpeg: " + ("no format of sound or video" if refused else f"{error.strerror}")
-            if self._problem:
-                tried = f"{self._problem}; {tried}"
-            raise MediaDecodeError(
-                f"not an audio or video file of a supported format, or cut off or damaged ({tried})", source=source
-            ) from error
+            container = open_container(file)
+        except MemoryError:
+            raise
+        except Exception as error:  # FFmpeg's errors, and those of the file's own client
+            raise self._not_readable(file, error, source) from error
         with container:
-            stream = container.streams.best("audio")
-            if stream is None:
-                kinds = sorted({other.type for other in container.streams})
-                raise MediaDecodeError(
-                    f"the file has no audio track, only: {', '.join(kinds) or 'nothing'} ({container.format.name})",
-                    source=source,
-                )
-            if stream.codec_context is None:
-                raise MediaDecodeError("FFmpeg has no decoder for the file's audio track", source=source)
+            stream = best_audio(container, source)
             try:
                 yield container, stream
             except av.FFmpegError as error:
                 raise MediaDecodeError(
-                    f"the audio is cut off or damaged: {error.strerror} ({container.format.name}, "
+                    f"the audio is cut off or damaged: {reason_of(error)} ({container.format.name}, "
                     f"{stream.codec_context.name})",
                     source=source,
                 ) from error
+
+    def _not_readable(self, file: BinaryIO, error: Exception, source: str) -> MediaError:
+        if isinstance(error, MediaError):
+            return error.at(source=source)
+        # FFmpeg calls a format that is not among those allowed an invalid argument.
+        reason = "no format of sound or video" if isinstance(error, av.ArgumentError) else reason_of(error)
+        tried = "; ".join(filter(None, [self._problem, f"FFmpeg: {reason}"]))
+        return MediaDecodeError(
+            f"not a readable audio or video file, or cut off or damaged: found {describe_media(file)} ({tried})",
+            source=source,
+        )
+
+
+def best_audio(container: InputContainer, source: str) -> AudioStream:
+    """The audio stream that FFmpeg takes for the best one; the other streams are not even read where possible.
+
+    Raises:
+        MediaDecodeError: There is none, or none that FFmpeg can decode.
+    """
+    stream = cast("AudioStream | None", container.streams.best("audio"))
+    if stream is None:
+        kinds = sorted({other.type for other in container.streams})
+        raise MediaDecodeError(
+            f"the file has no audio track, only: {', '.join(kinds) or 'nothing'} ({container.format.name})",
+            source=source,
+        )
+    if stream.codec_context is None:
+        raise MediaDecodeError("FFmpeg has no decoder for the file's audio track", source=source)
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
+    return stream
+
+
+def best_audio_index(file: BinaryIO) -> int | None:
+    """Position of the best audio stream among a file's streams; `None` for WAV, which has one, and for no audio."""
+    if file.read(4) == b"RIFF":
+        return None  # FFmpeg takes long to open it
+    file.seek(0)
+    with open_container(file) as container:
+        stream = container.streams.best("audio")
+        return None if stream is None else stream.index
 
 
 def check_container(file: BinaryIO, source: str) -> None:
     """Raises `MediaDecodeError` where a file is no container of sound that refers to nothing outside itself."""
     with PyAVReader().opened(file, source):
         pass
-
-
-def _refuse(*_: object) -> NoReturn:
-    raise PermissionError("a media file may not name another one to read")
 
 
 def _check_alike(first: AudioFrame, frame: AudioFrame, source: str) -> None:
@@ -128,11 +150,20 @@ def _check_alike(first: AudioFrame, frame: AudioFrame, source: str) -> None:
 
 
 def _to_float(frame: AudioFrame) -> Waveform:
-    """The samples of a frame, `(num_channels, num_samples)`, full scale being 1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    """The samples of a frame, `(num_channels, num_samples)`, full scale being 1; not a view of the frame's memory."""
+    kind = frame.format.name.removesuffix("p")
+    dtype, count = _DTYPES[kind], frame.samples
+    # Quicker than the frame's own `to_ndarray`, which takes as long as decoding. Planes are longer than the samples.
+    if frame.format.is_planar:
+        samples = np.stack([np.frombuffer(memoryview(plane), dtype)[:count] for plane in frame.planes])
+    else:
+        num_channels = frame.layout.nb_channels
+        samples = (
+            np.frombuffer(memoryview(frame.planes[0]), dtype)[: count * num_channels]
+            .reshape(count, num_channels)
+            .T.copy()
+        )
     if samples.dtype.kind == "f":
         return samples.astype(np.float32, copy=False)
-    silence, scale = _SCALES[frame.format.name.removesuffix("p")]
+    silence, scale = _SCALES[kind]
     return ((samples.astype(np.float64) - silence) / scale).astype(np.float32)

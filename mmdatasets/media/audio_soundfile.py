@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import soundfile
 
+from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.audio_complete import cut_off
 from mmdatasets.media.audio_plan import sample_bounds
 from mmdatasets.media.audio_pyav import PyAVReader
@@ -82,6 +83,7 @@ def _opened(file: BinaryIO, source: str) -> Iterator[soundfile.SoundFile | PyAVR
     try:
         sound = soundfile.SoundFile(Nameless(file))
     except soundfile.LibsndfileError as error:
+        _check_version(source)
         file.seek(0)
         yield PyAVReader(f"libsndfile: {error.error_string}")
         return
@@ -94,6 +96,16 @@ def _opened(file: BinaryIO, source: str) -> Iterator[soundfile.SoundFile | PyAVR
                 yield PyAVReader()
         except soundfile.LibsndfileError as error:
             raise cut_off(f"libsndfile: {error.error_string}", source) from error
+
+
+def _check_version(source: str) -> None:
+    """Keeps what decodes MP3 from depending on the system: the wheels of soundfile bring a libsndfile that does."""
+    if "MP3" not in soundfile.available_formats():
+        raise MediaDecodeError(
+            f"libsndfile {soundfile.__libsndfile_version__} cannot read it, and is too old to read MP3: 1.1 or newer "
+            "is needed (pip install --force-reinstall soundfile), or MediaOptions(audio_backend='pyav')",
+            source=source,
+        )
 
 
 def _is_read_right(sound: soundfile.SoundFile, file: BinaryIO) -> bool:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _SUBTYPES = {"float32": "FLOAT", "int16": "PCM_16", "int32": "PCM_32"}
-_HEADER_BYTES = 80
 
 
 def audio_to_stored(reference: object) -> StoredMedia:
@@ -52,12 +51,12 @@ def _wav(raw: RawAudio) -> bytes:
     subtype = _SUBTYPES[samples.dtype.name]
     buffer = io.BytesIO()
     soundfile.write(buffer, np.ascontiguousarray(samples.T), raw.sampling_rate, format="WAV", subtype=subtype)
-    return _without_time(buffer.getvalue())
+    return _without_time(buffer.getvalue()) if subtype == "FLOAT" else buffer.getvalue()
 
 
 def _without_time(wav: bytes) -> bytes:
     """Clears the time of writing, which libsndfile puts into files of floats: equal samples give equal bytes."""
-    peak = wav.find(b"PEAK", 0, _HEADER_BYTES)
+    peak = wav.find(b"PEAK", 0, wav.index(b"data"))
     if peak < 0:
         return wav
     time = peak + 12  # behind the chunk's name, size and version

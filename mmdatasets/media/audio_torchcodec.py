@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import re
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
 from mmdatasets.errors import MediaDecodeError, MissingExtraError
-from mmdatasets.media.audio_plan import sample_bounds
+from mmdatasets.media.audio_plan import no_samples, sample_bounds
 from mmdatasets.media.audio_pyav import check_container
 from mmdatasets.media.waveform import to_mono
 from mmdatasets.types import AudioInfo
@@ -30,11 +31,7 @@ class TorchcodecReader:
     """
 
     def __init__(self) -> None:
-        problem = _find_problem()
-        if problem:
-            error = MissingExtraError.for_package("torchcodec", "torchcodec", "audio_backend='torchcodec'")
-            error.message = f"{error.message}, and FFmpeg ({problem})"
-            raise error
+        require_torchcodec("audio_backend='torchcodec'")
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
         """Counts what `read` gives, by decoding."""
@@ -48,6 +45,19 @@ class TorchcodecReader:
         return to_mono(samples[:, start:end].numpy()), rate
 
 
+def require_torchcodec(purpose: str) -> None:
+    """Raises an error that says what is missing where torchcodec cannot be used.
+
+    Raises:
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+    problem = _find_problem()
+    if problem:
+        error = MissingExtraError.for_package("torchcodec", "torchcodec", purpose)
+        error.message = f"{error.message}, and FFmpeg ({problem})"
+        raise error
+
+
 def _decode(file: BinaryIO, source: str) -> tuple[torch.Tensor, int]:
     from torchcodec.decoders import AudioDecoder
 
@@ -57,10 +67,16 @@ def _decode(file: BinaryIO, source: str) -> tuple[torch.Tensor, int]:
     try:
         decoded = AudioDecoder(file).get_all_samples()
     except Exception as error:  # a RuntimeError mostly, but what FFmpeg says comes in other types, too
-        raise MediaDecodeError(
-            f"torchcodec cannot decode it: {str(error).strip().splitlines()[0]}", source=source
-        ) from error
+        if "No audio frames were decoded" in str(error):
+            raise no_samples(source=source) from error
+        raise MediaDecodeError(f"torchcodec cannot decode it: {_reason(error)}", source=source) from error
     return decoded.data, decoded.sample_rate
+
+
+def _reason(error: Exception) -> str:
+    """What an error of torchcodec says, without the place in its sources and without the advice that may follow."""
+    message = re.sub(r"^\w+, \S+:\d+, ", "", str(error).strip()) or type(error).__name__
+    return message.splitlines()[0].removesuffix("Likely causes:").rstrip()
 
 
 @functools.cache
@@ -73,7 +89,7 @@ def _find_problem() -> str:
 
         AudioDecoder(io.BytesIO(_SILENT_WAV))
     except Exception as error:
-        return f"torchcodec is installed, but cannot be used: {str(error).strip().splitlines()[0]}"
+        return f"torchcodec is installed, but cannot be used: {_reason(error)}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Opening video files with PyAV, so that FFmpeg reads nothing but the file that it is given."""
+"""Opening video and audio files with PyAV, so that FFmpeg reads nothing but the file that it is given."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from mmdatasets.options import MediaOptions
 
 # FFmpeg's names of the demuxers that may parse a file. Those that open further files or addresses (playlists, lists of
-# files, devices) are not among them, nor are still images. Audio formats are, to say that they have no video track.
+# files, devices) are not among them, nor are still images.
 CONTAINER_FORMATS = (
     *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "ivf"),
     *("gif", "apng", "rm", "wtv", "dv", "yuv4mpegpipe", "mpegvideo", "m4v", "h264", "hevc", "vvc", "obu", "av1"),
-    *("mp3", "wav", "w64", "flac", "aac", "aiff", "caf", "amr", "ac3", "eac3", "dts"),
+    *("mp3", "wav", "w64", "flac", "aac", "loas", "aiff", "au", "caf", "amr", "ac3", "eac3", "dts", "dsf", "ape"),
+    *("mpc", "mpc8", "tak", "tta", "wv", "oma"),
 )
 _NO_PROTOCOL = "none"
+_STILL_IMAGE = "a still image"
+_PADDING = 64 << 16  # FFmpeg counts pixels after padding each line to a multiple of 64
 _GENERATE_TIMES = av.container.Flags.gen_pts.value
+_WITHOUT_PROBING = {"codec_whitelist": "none", "probesize": "32", "analyzeduration": "0", "fpsprobesize": "0"}
 _NOT_MOVING = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -53,13 +57,47 @@ class OpenVideo:
     max_pixels: int
 
     @property
+    def is_only_track(self) -> bool:
+        """Whether there is no other video track, but for still pictures."""
+        return sum(not stream.disposition & _NOT_MOVING for stream in self.container.streams.video) == 1
+
+    @property
     def decoder(self) -> VideoCodecContext:
         """The track's decoder."""
         return self.stream.codec_context
 
 
+def open_container(file: BinaryIO, options: dict[str, str] | None = None, *, quick: bool = False) -> InputContainer:
+    """Opens a file of one of `CONTAINER_FORMATS`, so that nothing in it can make FFmpeg read anything else.
+
+    Args:
+        file: Binary file, seekable; read from where it stands. It is not closed with the container.
+        options: Options of the demuxer and the decoders.
+        quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
+
+    Raises:
+        av.FFmpegError: The file is of no such format, or damaged.
+        Exception: Whatever the file raises.
+    """
+    container: InputContainer = av.open(
+        _Reader(file),
+        mode="r",
+        options=options,
+        container_options={
+            "format_whitelist": ",".join(CONTAINER_FORMATS),
+            "protocol_whitelist": _NO_PROTOCOL,
+            **(_WITHOUT_PROBING if quick else {}),
+        },
+        metadata_errors="replace",
+        io_open=_refuse_to_open,
+    )
+    return container
+
+
 @contextmanager
-def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: int = 1) -> Iterator[OpenVideo]:
+def open_video(
+    file: BinaryIO, options: MediaOptions, source: str, *, threads: int = 1, quick: bool = False
+) -> Iterator[OpenVideo]:
     """Opens a video file; closes the container, not the file.
 
     Args:
@@ -67,6 +105,8 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
         options: `image_pixel_limit` is used.
         source: Description for errors.
         threads: How many threads decode.
+        quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
+            Of several video tracks, FFmpeg's best one is then not to be known.
 
     Yields:
         The open container.
@@ -76,19 +116,9 @@ def open_video(file: BinaryIO, options: MediaOptions, source: str, *, threads: i
         MediaLimitError: The header announces frames of more pixels than the limit.
     """
     file.seek(0)
-    limit = {"max_pixels": str(options.image_pixel_limit)}
+    limit = {"max_pixels": str(2 * options.image_pixel_limit + _PADDING)}  # the exact one is `check_frame_size`
     try:
-        container = av.open(
-            _Reader(file),
-            mode="r",
-            options=limit,
-            container_options={
-                "format_whitelist": ",".join(CONTAINER_FORMATS),
-                "protocol_whitelist": _NO_PROTOCOL,
-            },
-            metadata_errors="replace",
-            io_open=_refuse_to_open,
-        )
+        container = open_container(file, limit, quick=quick)
     except MemoryError:
         raise
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
@@ -109,7 +139,7 @@ def damaged(error: Exception, what: str, source: str) -> MediaError:
     """The error to raise for one that FFmpeg or the file raised while a video was read or decoded."""
     if isinstance(error, MediaError):
         return error
-    return MediaDecodeError(f"{what}: the file is damaged or cut off ({_reason(error)})", source=source)
+    return MediaDecodeError(f"{what}: the file is damaged or cut off ({reason_of(error)})", source=source)
 
 
 def check_frame_size(video: OpenVideo, width: int, height: int) -> None:
@@ -142,7 +172,7 @@ class _Reader:
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    raise MediaDecodeError("a video file that refers to other files is refused")
+    raise MediaDecodeError("a media file that refers to other files is refused")
 
 
 def _video_track(container: InputContainer, source: str) -> VideoStream:
@@ -175,11 +205,14 @@ def _without_video(container: InputContainer) -> str:
 def _not_readable(file: BinaryIO, error: Exception, source: str) -> MediaError:
     if isinstance(error, MediaError):
         return error.at(source=source)
-    return MediaDecodeError(f"not a readable video: found {_describe_content(file)} ({_reason(error)})", source=source)
+    found = describe_media(file)
+    if found == _STILL_IMAGE:
+        found += "; use it as an image, or as a video of one frame by giving a list: [image]"
+    return MediaDecodeError(f"not a readable video: found {found} ({reason_of(error)})", source=source)
 
 
-def _describe_content(file: BinaryIO) -> str:
-    """Says in words what a file that is no readable video seems to be."""
+def describe_media(file: BinaryIO) -> str:
+    """Says in words what a file that is no readable video or audio seems to be."""
     try:
         file.seek(0)
         prefix = file.read(12)
@@ -189,10 +222,11 @@ def _describe_content(file: BinaryIO) -> str:
         brand = prefix[8:12].decode("ascii", "replace")
         return f"an ISO media file of brand {brand!r} without its index, as a download that broke off leaves it"
     if prefix.startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")) or prefix[8:12] == b"WEBP":
-        return "a still image; use it as an image, or as a video of one frame by giving a list: [image]"
+        return _STILL_IMAGE
     return describe_content(file)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error says, without the numbers and file names that FFmpeg's errors add."""
     text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
     return text or type(error).__name__

@@ -35,8 +35,8 @@ def upright_size(frame: VideoFrame) -> tuple[int, int]:
 def size_differs(index: int, size: tuple[int, int], others: tuple[int, int], source: str) -> MediaDecodeError:
     """The error of a frame that has another size, `(width, height)`, than others."""
     return MediaDecodeError(
-        f"frame {index} is {size[0]}x{size[1]} pixels, other frames are {others[0]}x{others[1]}; the frames of a video "
-        "must have one size: encode it anew, or cut it where the size changes",
+        f"frame {index} is {size[0]}x{size[1]} pixels, other frames are {others[0]}x{others[1]}; the frames of a "
+        "video must have one size: encode it anew, or cut it where the size changes",
         source=source,
     )
 

@@ -5,7 +5,7 @@ FFmpeg gives one packet for each frame. Where that is in doubt, `PacketScan.doub
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -95,16 +95,21 @@ class PacketScanner:
     def _doubt(self) -> str | None:
         if self._corrupt:
             return "the file is damaged or cut off"
-        if not any(self._is_shown) or not self._is_key[0]:
-            return "the first packet is no keyframe"
-        if any(pts is None for pts in self._pts):
-            return "not every packet says when its frame is shown"
-        shown = [pts for pts, is_shown in zip(self._pts, self._is_shown, strict=True) if is_shown]
-        if len(set(self._pts)) < len(self._pts) and len(set(shown)) < len(shown):
-            return "two frames are to be shown at the same time"
         if self._codec == "mpeg4" and self._smallest <= _LARGEST_NOT_CODED_VOP:
             return "MPEG-4 packets that may hold no frame"
-        return None
+        return find_doubt(self._pts, self._is_key, self._is_shown)
+
+
+def find_doubt(pts: Sequence[int | None], is_key: Sequence[bool], is_shown: Sequence[bool]) -> str | None:
+    """Why packets may not be frames, or not be in this order; `None` where there is no doubt. See `PacketScan`."""
+    if not any(is_shown) or not is_key[0]:
+        return "the first packet is no keyframe"
+    if any(ticks is None for ticks in pts):
+        return "not every packet says when its frame is shown"
+    shown = [ticks for ticks, shows in zip(pts, is_shown, strict=True) if shows]
+    if len(set(pts)) < len(pts) and len(set(shown)) < len(shown):
+        return "two frames are to be shown at the same time"
+    return None
 
 
 def read_packets(video: OpenVideo) -> Iterator[Packet[VideoStream]]:

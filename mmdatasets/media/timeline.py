@@ -135,12 +135,17 @@ def check_time(index: int, planned: float, found: float, source: str) -> None:
     Raises:
         MediaDecodeError: Naming the frame and both times.
     """
-    if not abs(planned - found) <= _TOLERANCE_S:
+    if not is_same_time(planned, found):
         raise MediaDecodeError(
             f"frame {index} is planned at {planned:.6f} s, but is shown at {found:.6f} s; was the file changed after "
             "the dataset was mapped?",
             source=source,
         )
+
+
+def is_same_time(planned: float, found: float) -> bool:
+    """Whether two times, in seconds, are of the same frame."""
+    return abs(planned - found) <= _TOLERANCE_S
 
 
 def _frame_duration(video: OpenVideo) -> int:

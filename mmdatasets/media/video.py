@@ -68,7 +68,7 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
         MediaNotFoundError: The path or URL cannot be opened.
         MediaReferenceError: The value is no video reference.
         MediaDecodeError: The file is no video, is damaged, or is another one than the plan was made for; the frames
-            differ in size.
+            differ in size; `video_backend` is one that gives wrong frames of such a file.
         MediaLimitError: Frames have more pixels than `image_pixel_limit`.
         MissingExtraError: `video_backend` is one that is not installed.
     """
@@ -78,9 +78,17 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
         from mmdatasets.media.frame_list import decode_frame_list
 
         return decode_frame_list(clip.reference, plan, clip.fps, options, source)
-    from mmdatasets.media.video_pyav import decode_file
-
     with open_source(clip.reference, options) as file:
+        if options.video_backend == "decord":
+            from mmdatasets.media.video_decord import decode_with_decord
+
+            return decode_with_decord(file, plan, options, source)
+        if options.video_backend == "torchcodec":
+            from mmdatasets.media.video_torchcodec import decode_with_torchcodec
+
+            return decode_with_torchcodec(file, plan, options, source)
+        from mmdatasets.media.video_pyav import decode_file
+
         return decode_file(file, plan, options, source)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # torchaudio makes a filter for every phase of the ratio of the two rates: 4 bytes for each of these.
 _LARGEST_KERNEL = 2**26
+_LARGEST_RATIO = 256
 _PAIRWISE = 8  # from so many numbers on, numpy adds them up in another order
 _TORCHAUDIO_WIDTH = 6  # the default `lowpass_filter_width` of `torchaudio.functional.resample`, and its `rolloff`
 _TORCHAUDIO_ROLLOFF = 0.99
@@ -63,17 +64,23 @@ def resample(samples: Waveform, orig_rate: int, new_rate: int, resampler: Resamp
 
     Raises:
         MissingExtraError: `resampler` is `"torchaudio"` and that is not installed.
-        MediaLimitError: The two rates have so small a common divisor that torchaudio would need gigabytes.
+        MediaLimitError: One rate is more than 256 times the other, which is a header's mistake and would take
+            gigabytes; or the two have so small a common divisor that torchaudio would.
     """
     if orig_rate == new_rate:
         return samples
+    if max(orig_rate, new_rate) > _LARGEST_RATIO * min(orig_rate, new_rate):
+        raise MediaLimitError(
+            f"a sampling rate of {orig_rate} Hz is not changed to {new_rate} Hz, more than {_LARGEST_RATIO} times "
+            "more or less; is it the right one?"
+        )
     if resampler == "torchaudio":
         return _resample_with_torchaudio(samples, orig_rate, new_rate)
     import soxr
 
     resampled = soxr.resample(samples, orig_rate, new_rate, quality="soxr_hq")
     length = resampled_length(len(samples), orig_rate, new_rate, resampler)
-    return np.pad(resampled, (0, max(0, length - len(resampled))))[:length]
+    return np.pad(resampled, (0, length - len(resampled))) if len(resampled) < length else resampled[:length]
 
 
 def resampled_length(num_samples: int, orig_rate: int, new_rate: int, resampler: Resampler) -> int:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-import torch
 from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaProcessorError
-from mmdatasets.planning.inputs import Outputs, blank_input, describe_shape, join_outputs, video_metadata
+from mmdatasets.planning.image_forms import ImageHandOver
+from mmdatasets.planning.inputs import Outputs, as_tensor, blank_input, describe_shape, join_outputs, video_metadata
 from mmdatasets.planning.quick_audio import without_spectrograms
+from mmdatasets.planning.runs import collapse_runs
 from mmdatasets.types import (
     MODALITIES,
     AudioShape,
@@ -58,41 +59,13 @@ def get_tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTra
     return getattr(processor, "tokenizer", processor)
 
 
-def collapse_runs(text: str, *media_tokens: str) -> Expansion:
-    """Shortens every run of a media token in `text` to one token and keeps the lengths.
-
-    Args:
-        text: Replacement text as the processor gives it, for example `"<|image_pad|>" * 1000`.
-        *media_tokens: The tokens that stand for one feature of the model each.
-
-    Returns:
-        The shortened text with the length of each run, in order.
-    """
-    runs: list[int] = []
-
-    def shorten(match: re.Match[str]) -> str:
-        token: str = next(filter(None, match.groups()))
-        runs.append(len(match.group()) // len(token))
-        return token
-
-    pattern = "|".join(f"({re.escape(token)})(?:{re.escape(token)})*" for token in media_tokens)
-    return Expansion(re.sub(pattern, shorten, text), tuple(runs))
-
-
-def expand_runs(expansion: Expansion, media_tokens: Iterable[str]) -> str:
-    """An expansion as the processor writes it, each run at its length."""
-    runs = iter(expansion.runs)
-    pattern = "|".join(map(re.escape, dict.fromkeys(media_tokens)))
-    return re.sub(pattern, lambda match: match.group() * next(runs), expansion.text)
-
-
 class ProcessorRunner:
     """Runs one processor under fixed settings, dry at the map stage and for real at the collate stage.
 
     Args:
         processor: The model's processor, or a bare tokenizer for a text-only model.
         overrides: Per modality, keyword arguments that replace the processor's own, planned and collated alike.
-        image_tokens: Placeholder of an image and token of one image feature, where the processor cannot be asked.
+        media_tokens: Placeholder of an item and token of one of its features, where the processor cannot be asked.
         frames_are_independent: Whether the model treats every frame of a video by itself.
     """
 
@@ -100,7 +73,7 @@ class ProcessorRunner:
         self,
         processor: ProcessorMixin | PreTrainedTokenizerBase,
         overrides: Mapping[Modality, ProcessorKwargs] | None = None,
-        image_tokens: tuple[str, str] | None = None,
+        media_tokens: Mapping[Modality, tuple[str, str]] | None = None,
         *,
         frames_are_independent: bool = False,
     ) -> None:
@@ -115,10 +88,11 @@ class ProcessorRunner:
             if isinstance(token, str) and has_part:
                 self.placeholders[modality] = token
         self._known_tokens: dict[Modality, str] = {}
-        if image_tokens is not None:
-            self.placeholders["image"], self._known_tokens["image"] = image_tokens
+        for modality, (placeholder, feature) in (media_tokens or {}).items():
+            self.placeholders[modality], self._known_tokens[modality] = placeholder, feature
         self._frames_are_independent = frames_are_independent
         self._meta_works: dict[Modality, bool] = {}
+        self._hand_over = ImageHandOver(self._run_images)
         self._kwargs = self._merge_kwargs(overrides or {})
 
     def _merge_kwargs(self, overrides: Mapping[Modality, ProcessorKwargs]) -> dict[str, ProcessorKwargs]:
@@ -149,7 +123,12 @@ class ProcessorRunner:
 
     @property
     def adds_special_tokens(self) -> bool:
-        """Whether the processor's call lets the tokenizer add bos and eos to a text that does not start with bos."""
+        """Whether the processor's call lets the tokenizer add bos and eos to a text that does not start with bos.
+
+        A bare tokenizer's `apply_chat_template` never adds them: the template writes them, or there are none.
+        """
+        if self.tokenizer is self.processor:
+            return False
         return bool(self._kwargs.get("text_kwargs", {}).get("add_special_tokens", True))
 
     @property
@@ -304,7 +283,7 @@ class ProcessorRunner:
         texts: dict[Modality, Iterator[str]] = {}
         if any(item.modality == "image" for item in flat):
             images = [[item.data for item in row if item.modality == "image"] for row in rows]
-            found, replacements = self._run_images(images)  # type: ignore[arg-type]
+            found, replacements = self._hand_over(images)  # type: ignore[arg-type]
             outputs |= found
             texts["image"] = iter(replacements)
         # A video's sound stands among the audio, in the order of the text.
@@ -330,12 +309,12 @@ class ProcessorRunner:
         unused = {*self.processor.unused_input_names, "video_metadata"}
         # Some inputs are named after the one that is listed (Video-LLaVA: pixel_values_images).
         names = tuple(self.processor.model_input_names)
-        return {key: value for key, value in outputs.items() if key.startswith(names) and key not in unused}
+        kept = {key: value for key, value in outputs.items() if key.startswith(names) and key not in unused}
+        return {key: as_tensor(value) for key, value in kept.items()}
 
-    def _run_images(self, images: Sequence[Sequence[torch.Tensor]]) -> tuple[Outputs, list[str]]:
-        # As the processor's own call does it with the images of a batch of conversations.
-        laid_out = self.processor.prepare_inputs_layout(images=[list(row) for row in images])[0]
-        outputs, replacements = self.processor._process_images(laid_out, **self.kwargs("image"))
+    def _run_images(self, images: list[object]) -> tuple[Outputs, list[str]]:
+        images = self.processor.prepare_inputs_layout(images=images, **self._kwargs)[0]
+        outputs, replacements = self.processor._process_images(images, **self.kwargs("image"))
         return dict(outputs), replacements
 
     def _run_audio(self, audio: Sequence[object], dry: bool) -> tuple[Outputs, list[str]]:
@@ -396,5 +375,8 @@ def _named_parameters(processor_class: type[ProcessorMixin], modality: Modality)
 
 
 def _refusal(error: Exception) -> MediaProcessorError:
+    if isinstance(error, NotImplementedError) and not str(error):
+        lacks = "its class lacks replace_image_token or its like. Write a plugin, as docs/adding_a_family.md shows"
+        return MediaProcessorError(f"the model's processor does not say what an item becomes in the text: {lacks}")
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return MediaProcessorError(f"the model's processor refuses it: {reason}")

@@ -46,6 +46,12 @@ def join_outputs(parts: Sequence[Outputs], frames_are_independent: bool) -> Outp
     return joined
 
 
+def as_tensor(value: object) -> object:
+    """A list of numbers as a tensor, as processors return it with `return_tensors="pt"`; anything else as it is."""
+    numbers = isinstance(value, list) and bool(value) and all(isinstance(item, int | float) for item in value)
+    return torch.tensor(value) if numbers else value
+
+
 def describe_shape(shape: MediaShape) -> str:
     """A shape in words, for errors."""
     if isinstance(shape, ImageInfo):

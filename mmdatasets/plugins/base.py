@@ -11,11 +11,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from datasets import Features
+from datasets import Features, Value
 
 from mmdatasets._version import __version__
 from mmdatasets.chat.formats import Conversation, MediaColumns, Message, normalise
 from mmdatasets.chat.labels import TRAIN_ON, TrainOn
+from mmdatasets.chat.layouts import LAYOUTS, TOOLS, Layout, LayoutName, find_layout, read_tools
 from mmdatasets.collate.collator import MultimodalCollator
 from mmdatasets.collate.inputs import MediaInputs, make_inputs
 from mmdatasets.collate.rows import RowMedia, flat_references, plan_references, split_rows
@@ -44,6 +45,9 @@ _IMPORTED_IN_PROCESS = os.getpid()
 class BasePlugin(FamilyHooks):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
+    Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
+    media, and adds no special token that the chat template does not write.
+
     Attributes:
         image_token: The model's image token; the processor's own when `None`.
         video_token: The model's video token; the processor's own when `None`.
@@ -58,7 +62,9 @@ class BasePlugin(FamilyHooks):
         train_on: What is trained: all that the `"assistant"` writes, its `"last"` message, the `"completion"` (that
             and the tool calls that lead to it), or `"all"` text. Never media tokens, nor messages with
             `"train": False` or `"weight": 0`.
-        messages_column: Column with the chat.
+        layout: How the dataset holds its chats, told from its columns when `None`; see
+            `mmdatasets.chat.layouts.LayoutName`.
+        messages_column: Column with the list of messages, in the layouts that have one.
         images_column: Column with the images; `image` where the dataset has no `images`.
         videos_column: Column with the videos, likewise.
         audios_column: Column with the audio, likewise.
@@ -75,6 +81,7 @@ class BasePlugin(FamilyHooks):
     chat_template: str | None = field(default=None, repr=False)
     allowed_special: tuple[str, ...] | Literal["all"] = ()
     train_on: TrainOn = "assistant"
+    layout: LayoutName | None = None
     messages_column: str = "messages"
     images_column: str = "images"
     videos_column: str = "videos"
@@ -84,6 +91,8 @@ class BasePlugin(FamilyHooks):
     def __post_init__(self) -> None:
         if self.train_on not in TRAIN_ON:
             raise ValueError(f"train_on={self.train_on!r} is none of {', '.join(map(repr, TRAIN_ON))}")
+        if self.layout is not None and self.layout not in LAYOUTS:
+            raise ValueError(f"layout={self.layout!r} is none of {', '.join(map(repr, LAYOUTS))}")
         if self.processor is None:
             return
         for modality in ("image", "video", "audio"):
@@ -106,6 +115,10 @@ class BasePlugin(FamilyHooks):
         processor: ProcessorMixin | None,
     ) -> list[Message]:
         """Writes each placeholder as the text that the model's tokenizer turns into the item's tokens.
+
+        The strings must reach the tokenizer as they are. A chat template that trims strings cuts off what an
+        expansion begins or ends with (Gemma 3's newlines): render the turns first and put the contents in afterwards,
+        as trainers with templates of their own do.
 
         Args:
             messages: The chat, with placeholders (`<image>`, `<video>`, `<audio>`) or media parts.
@@ -200,14 +213,14 @@ class BasePlugin(FamilyHooks):
     def transform(self, batch: Batch, indices: Sequence[int] | None = None) -> pa.Table | dict[str, list[object]]:
         """Tokenises a batch of chats, for `dataset.map(plugin.transform, batched=True)`.
 
-        Media files are opened for their headers alone. The chat column is replaced by `input_ids`, `labels` (-100
-        where nothing is trained), `length` and `media_info`; media stays undecoded references in `images`, `videos`
-        (and `video_frames`, where a video is a list of images) and `audios`, as far as the model takes them; other
-        columns pass through. `features` gives the types. (A batch that is a plain dict, as streaming datasets pass it,
-        gives a plain dict of the transform's own columns.)
+        Media files are opened for their headers alone. The columns with the chat (see `layout`) are replaced by
+        `input_ids`, `labels` (-100 where nothing is trained), `length` and `media_info`; media stays undecoded
+        references in `images`, `videos` (and `video_frames`, where a video is a list of images) and `audios`, as far
+        as the model takes them; other columns pass through. `features` gives the types. (A batch that is a plain dict,
+        as streaming datasets pass it, gives a plain dict of the transform's own columns.)
 
         Args:
-            batch: Columns: the chat, and optionally the media.
+            batch: Columns: the chat, and optionally its media and tools.
             indices: Row numbers for error messages: `map(..., with_indices=True)` passes them.
 
         Raises:
@@ -216,15 +229,19 @@ class BasePlugin(FamilyHooks):
         reader = BatchReader(batch)
         columns = self._columns_among(reader.column_names)
         taken = {modality: columns[modality] for modality in self.modalities}
-        replaced = (self.messages_column, *taken.values())
+        layout = self._layout_among(reader.column_names, reader.boolean_columns)
+        consumed = layout.consumed(reader.column_names)
+        replaced = (*consumed, *taken.values())
         check_columns(reader, replaced, taken)
-        chats = reader.conversations(self.messages_column)
+        chats = reader.rows(consumed)
         media = {modality: reader.media(column, modality, len(chats)) for modality, column in columns.items()}
         names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
         conversations, stored = [], []
         for index, (chat, name) in enumerate(zip(chats, names, strict=True)):
             try:
-                conversation = self._normalise(chat, {modality: rows[index] for modality, rows in media.items()})
+                messages = layout.messages(chat, tool_calls=self.engine.template.writes_tool_calls)
+                conversation = self._normalise(messages, {modality: rows[index] for modality, rows in media.items()})
+                conversation.tools = read_tools(chat.get(TOOLS))
                 stored.append(store_media(conversation.media, columns, self.options.media_root))
             except MMDatasetsError as error:
                 raise error.at(row=name) from error.__cause__
@@ -259,14 +276,23 @@ class BasePlugin(FamilyHooks):
             for modality, column in self.media_columns.items()
         }
 
+    def _layout_among(self, names: Collection[str], booleans: Collection[str]) -> Layout:
+        return find_layout(names, self.layout, self.messages_column, booleans)
+
     def features(self, source: Features | None = None) -> Features:
         """The types of what `transform` returns, for `map(..., features=plugin.features(dataset.features))`.
 
         Args:
             source: Features of the dataset that is mapped; its other columns pass through.
+
+        Raises:
+            ConversationError: If none of its columns hold a chat.
         """
-        columns = self._columns_among(source or ())
-        replaced = [self.messages_column, *(columns[modality] for modality in self.modalities)]
+        names = source or ()
+        columns = self._columns_among(names)
+        booleans = [name for name, feature in (source or {}).items() if feature == Value("bool")]
+        consumed = self._layout_among(names, booleans).consumed(names) if source else ()
+        replaced = [*consumed, *(columns[modality] for modality in self.modalities)]
         return tokenised_features(self.modalities, source, replaced)
 
     def collator(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mmdatasets.plugins.base import BasePlugin
-from mmdatasets.plugins.self_check import check_against_processor
+from mmdatasets.plugins.call_frame import FramedEngine
+from mmdatasets.plugins.self_check import make_checked_engine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
     from mmdatasets.options import MediaOptions
     from mmdatasets.transforms.engine import Engine
+    from mmdatasets.transforms.tokenise import Edit
+    from mmdatasets.types import MediaReference
 
 
 @dataclass(eq=False)
@@ -30,9 +34,28 @@ class GenericPlugin(BasePlugin):
         Raises:
             ProcessorMismatchError: If the processor does more in its call than its hooks tell.
         """
-        engine = super().make_engine(processor, options)
-        check_against_processor(self, engine)
-        return engine
+        return make_checked_engine(self, processor, options)
+
+    def text_edits(self, engine: Engine, text: str) -> Sequence[Edit]:
+        """Puts around the text what the processor's call does."""
+        return engine.frame.edits(text) if isinstance(engine, FramedEngine) else ()
+
+    def process_token_ids(
+        self,
+        input_ids: list[int],
+        labels: list[int] | None,
+        images: Sequence[MediaReference],
+        videos: Sequence[MediaReference],
+        audios: Sequence[MediaReference],
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorMixin | None,
+    ) -> tuple[list[int], list[int] | None]:
+        """Puts around a tokenised row what the processor's call does."""
+        ids, labels = super().process_token_ids(input_ids, labels, images, videos, audios, tokenizer, processor)
+        engine = self._engine_for(processor)
+        if not isinstance(engine, FramedEngine):
+            return ids, labels
+        return engine.frame.around_ids(ids, labels, tokenizer)
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,7 @@ from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaInput, Media
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
+    from transformers.video_utils import VideoMetadata
 
     from mmdatasets.collate.inputs import MediaInputs
     from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
@@ -35,6 +37,8 @@ class FamilyHooks:
     """Whether `processor_kwargs` turns the pixel budget of images into the processor's own arguments."""
     processor_sizes_videos: ClassVar[bool] = False
     """The same for videos."""
+    tokens_tell_modality: ClassVar[bool] = True
+    """Whether token ids alone tell a row's images and videos apart. (In MiniCPM-V a frame is an image.)"""
     frames_are_independent: ClassVar[bool] = False
     """Whether the model treats every frame by itself, so that those of several videos may stand in one tensor."""
     towers: ClassVar[tuple[tuple[Modality, ...], ...]] = (("image", "video"), ("audio",))
@@ -48,16 +52,27 @@ class FamilyHooks:
 
     def frame_multiple(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
         """What the processor rounds the sides of a video's frames to multiples of, as far as it says; else 1."""
-        video_processor = processor.video_processor
+        video_processor = getattr(processor, "video_processor", None)  # code of model hubs has none
         patch, merge = (getattr(video_processor, name, None) for name in ("patch_size", "merge_size"))
         return patch * merge if isinstance(patch, int) and isinstance(merge, int) else 1
 
-    def image_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> tuple[str, str] | None:
-        """What the chat template writes for an image, and the token that stands for one of its features.
+    def media_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> Mapping[Modality, tuple[str, str]]:
+        """What the chat template writes for an item, and the token that stands for one of its features.
 
-        For processors that cannot be asked: code from a model hub lacks the hooks of transformers' own. `None` asks.
+        For processors that cannot be asked: code from a model hub lacks the hooks of transformers' own. Of modalities
+        that are not named the processor is asked.
         """
-        return None
+        return {}
+
+    def sample_frames(
+        self, runner: ProcessorRunner, metadata: VideoMetadata, wanted: Mapping[str, object]
+    ) -> Sequence[int] | None:
+        """The frames that the model's own policy takes of a video; arguments and result as `runner.sample_frames`."""
+        return runner.sample_frames(metadata, wanted)
+
+    def max_samples(self, runner: ProcessorRunner) -> int | None:
+        """The most samples of audio that the processor takes in one piece; `None` where it takes any number."""
+        return runner.max_samples
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """What an image of a size becomes in the text. A family may override the dry run with an equal closed form."""
@@ -70,6 +85,10 @@ class FamilyHooks:
     def plan_item(self, runner: ProcessorRunner, shape: MediaShape) -> Expansion:
         """What a video or audio item of a shape becomes in the text."""
         return runner.plan([shape])[0]
+
+    def plan_row(self, runner: ProcessorRunner, shapes: Sequence[MediaShape]) -> list[Expansion]:
+        """What several items of one row become, for families without `items_are_independent`."""
+        return runner.plan(shapes)
 
     def finish_inputs(self, engine: Engine, inputs: MediaInputs, batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
         """The last step of `get_mm_inputs`: adds what depends on the token ids.
@@ -115,6 +134,17 @@ class FamilyHooks:
     def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
         """The expansion of a row's item number `index`, for families that number their items in the text."""
         return expansion
+
+    def number_expansions(
+        self, engine: Engine, modalities: Sequence[Modality], expansions: Sequence[Expansion]
+    ) -> list[Expansion]:
+        """The expansions of a row's items, in the order of the text, each with its number among its modality."""
+        seen: Counter[Modality] = Counter()
+        result = []
+        for modality, expansion in zip(modalities, expansions, strict=True):
+            result.append(self.index_expansion(engine, expansion, seen[modality]))
+            seen[modality] += 1
+        return result
 
     def process_images(
         self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]

@@ -27,9 +27,9 @@ class KimiVLPlugin(BasePlugin):
 
     delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {"image": ("<|media_content|>", "<|media_end|>")}
 
-    def image_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> tuple[str, str] | None:
+    def media_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> Mapping[Modality, tuple[str, str]]:
         """The processor's image token for both."""
-        return (processor.image_token, processor.image_token) if _is_remote(processor) else None
+        return {"image": (processor.image_token, processor.image_token)} if _is_remote(processor) else {}
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """Resizes a blank image as the image processor does, which is all of its work that decides on the tokens."""

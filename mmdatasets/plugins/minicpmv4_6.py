@@ -1,4 +1,4 @@
-"""MiniCPM-V 4.6."""
+"""MiniCPM-V 4.6 and 4.7, MiniCPM-OCR."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmdatasets.types import Expansion
 
 @dataclass(eq=False)
 class MiniCPMV46Plugin(BasePlugin):
-    """Each image of a row is numbered in the text: `<image_id>0</image_id><image>...`."""
+    """Each image of a row is numbered in the text: `<image_id>0</image_id><image>...`; until 4.7 each video, too."""
 
     def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
         """Puts the item's number before it, where the processor's `use_image_id` asks for it."""
@@ -19,5 +19,7 @@ class MiniCPMV46Plugin(BasePlugin):
         asked = engine.runner.setting("use_image_id")
         if not (processor.default_use_image_id if asked is None else asked):
             return expansion
-        number = f"{processor.image_id_start_token}{index}{processor.image_id_end_token}"
-        return replace(expansion, text=number + expansion.text)
+        token = processor.video_token if processor.video_token in expansion.text else processor.image_token
+        # As the processor's call has it done, for a row of so many items.
+        number = processor._prepend_local_ids([token * (index + 1)], [""] * (index + 1), token)[index]
+        return replace(expansion, text=f"{number}{expansion.text}")

@@ -7,192 +7,191 @@ or to its inputs, no hook tells. So a plugin that knows nothing of its processor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 
-from mmdatasets.chat.formats import Message, as_string
 from mmdatasets.collate.rows import as_reference
 from mmdatasets.errors import MMDatasetsError, ProcessorMismatchError, TemplateError
-from mmdatasets.planning.inputs import video_metadata
-from mmdatasets.types import MediaInput, Modality, VideoShape
+from mmdatasets.plugins.call_frame import CallFrame, FramedEngine, frames_between
+from mmdatasets.plugins.own_call import call_processor, probe_chat
+from mmdatasets.types import FramePlan, MediaInput, Modality, VideoShape
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+    from mmdatasets.options import MediaOptions
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.engine import Engine
+
+Processor: TypeAlias = "ProcessorMixin | PreTrainedTokenizerBase"
 
 # For processors without a template: the stages work all the same.
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 _PROBES: tuple[tuple[Modality, ...], ...] = ((), ("image",), ("image", "image"), ("video",), ("audio",))
-_ARGUMENTS: Mapping[Modality, str] = {"image": "images", "video": "videos", "audio": "audio"}
+_MANY_FRAMES = 32
 _LONGEST_QUOTE = 60
 
-_Call: TypeAlias = "Callable[[Engine, Sequence[Modality], Sequence[MediaInput]], Mapping[str, object]]"
 
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """What a plugin makes of a probe, where the processor's own call makes something else of it.
 
-def check_against_processor(plugin: BasePlugin, engine: Engine) -> None:
-    """Checks that a plugin gives what its processor's own call gives.
-
-    The probes are a short chat, the same with an image, with two, with a video, and with audio. Where the processor's
-    call refuses one, or the plugin does, that probe says nothing: rows like it are refused with the reason. Where they
-    differ on a video or on audio alone, the plugin goes on without that modality.
-
-    Args:
-        plugin: The plugin. It is not changed.
-        engine: The engine that it is to compute with.
-
-    Raises:
-        ProcessorMismatchError: If token ids or the names, types or shapes of inputs differ. Says which.
+    Attributes:
+        kinds: The modalities of the probe's items.
+        found: What differs, in words.
+        ours: The plugin's token ids.
+        theirs: The call's; empty where it refuses the probe.
     """
-    if engine.runner.tokenizer is engine.runner.processor:
-        return
-    probed = _with_engine(plugin, engine)
-    for kinds in _PROBES:
-        if not all(kind in engine.runner.placeholders for kind in kinds):
-            continue
-        try:
-            _check_probe(probed, kinds)
-        except ProcessorMismatchError as error:
-            if kinds not in (("video",), ("audio",)):
-                raise
-            engine.media.refuse(kinds[0], error.message)
 
+    kinds: tuple[Modality, ...]
+    found: str
+    ours: Sequence[int]
+    theirs: Sequence[int]
 
-def _with_engine(plugin: BasePlugin, engine: Engine) -> BasePlugin:
-    """A copy of the plugin that computes with an engine, so that making the probes checks nothing again."""
-    copy = dataclasses.replace(plugin, processor=engine.runner.processor, options=engine.options)
-    copy.__dict__["engine"] = engine
-    try:
-        _ = engine.template
-    except TemplateError:
-        copy = dataclasses.replace(copy, chat_template=_PLAIN_TEMPLATE)
-        copy.__dict__["engine"] = type(engine)(copy, engine.runner.processor, engine.options)
-    return copy
-
-
-def _check_probe(plugin: BasePlugin, kinds: Sequence[Modality]) -> None:
-    try:
-        media = [_noise(plugin.engine, kind) for kind in kinds]
-        row = _mapped(plugin, kinds, media)
-    except MMDatasetsError:
-        return
-    theirs = _own_call(plugin, kinds, media)
-    if theirs is None or "input_ids" not in theirs:
-        return
-    found = _describe_ids(row["input_ids"], _first_row(theirs["input_ids"]), plugin.engine.tokenizer)
-    if len(kinds) < 2:
-        found = found or _describe_inputs(plugin, row, theirs)
-    if found:
-        probe = f"a chat with {len(kinds)} {kinds[0]}(s)" if kinds else "a chat without media"
-        name = type(plugin.engine.runner.processor).__name__
-        raise ProcessorMismatchError(
-            f"{name} does more in its call than its hooks tell: of {probe}, {found}. What the generic plugin makes of "
-            "this processor's data would not be what its model expects. Write a plugin for it, as "
-            "docs/adding_a_family.md shows"
+    def as_error(self, processor: object) -> ProcessorMismatchError:
+        """The error that says so."""
+        probe = f"a chat with {len(self.kinds)} {self.kinds[0]}(s)" if self.kinds else "a chat without media"
+        return ProcessorMismatchError(
+            f"{type(processor).__name__} does more in its call than its hooks tell: of {probe}, {self.found}. What "
+            "the generic plugin makes of this processor's data would not be what its model expects. Write a plugin "
+            "for it, as docs/adding_a_family.md shows"
         )
 
 
-def _chat(kinds: Sequence[Modality]) -> list[Message]:
-    media = [{"type": kind} for kind in kinds]
-    return [
-        {"role": "user", "content": [*media, {"type": "text", "text": "What is this?"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "A shape."}]},
-    ]
+def make_checked_engine(plugin: BasePlugin, processor: Processor, options: MediaOptions) -> FramedEngine:
+    """What a plugin computes with, once it was compared with the processor's own call.
+
+    The probes are a short chat, the same with an image, with two, with a video, and with audio. Where the plugin
+    refuses one, that says nothing: it refuses rows like it with the reason. Where the call refuses the first or the
+    third, that says nothing either; where it refuses an item, nothing could tell whether the plugin is right, and the
+    engine goes without that modality. Where the call only puts special tokens around every text, the engine does too.
+
+    Args:
+        plugin: The plugin. It is not changed.
+        processor: The model's processor.
+        options: How media is read and sized.
+
+    Returns:
+        The engine. It goes without videos or audio also where these differ.
+
+    Raises:
+        ProcessorMismatchError: If token ids or the names, types or shapes of inputs differ otherwise. Says which.
+    """
+    engine = FramedEngine(plugin, processor, options)
+    mismatch = _find_mismatch(plugin, engine)
+    if mismatch is None:
+        return engine
+    for frame in frames_between(mismatch.ours, mismatch.theirs, engine.tokenizer):
+        framed = FramedEngine(plugin, processor, options, frame)
+        if _find_mismatch(plugin, framed) is None and _find_mismatch(plugin, framed, frame) is None:
+            return framed
+    raise mismatch.as_error(processor)
 
 
-def _noise(engine: Engine, kind: Modality) -> MediaInput:
-    """A small item of noise: what it becomes must not depend on more than its shape."""
-    blank = engine.blank(kind)[0]
+def _find_mismatch(plugin: BasePlugin, engine: FramedEngine, within: CallFrame | None = None) -> Mismatch | None:
+    """The first probe on which plugin and call differ, where the template puts a frame around texts, if one is given.
+
+    Modalities that the model is to go without are refused by the engine from then on.
+    """
+    if engine.runner.tokenizer is engine.runner.processor:
+        return None
+    probed = _with_engine(plugin, engine, within)
+    for kinds in _PROBES:
+        if not all(kind in engine.runner.placeholders for kind in kinds):
+            continue
+        mismatch = _compare(probed, kinds)
+        if mismatch is None:
+            continue
+        if not mismatch.theirs or kinds in (("video",), ("audio",)):
+            engine.media.refuse(kinds[0], mismatch.as_error(engine.runner.processor).message)
+        else:
+            return mismatch
+    return None
+
+
+def _with_engine(plugin: BasePlugin, engine: FramedEngine, within: CallFrame | None) -> BasePlugin:
+    """A copy of the plugin that computes with an engine, so that making the probes checks nothing again."""
+    copy = dataclasses.replace(plugin, processor=engine.runner.processor, options=engine.options, layout=None)
+    try:
+        source = engine.template.source
+    except TemplateError:
+        source = _PLAIN_TEMPLATE
+    if within is None and source is not _PLAIN_TEMPLATE:
+        copy.__dict__["engine"] = engine
+        return copy
+    copy = dataclasses.replace(copy, chat_template=source if within is None else within.in_template(source))
+    copy.__dict__["engine"] = engine.for_plugin(copy)
+    return copy
+
+
+def _compare(plugin: BasePlugin, kinds: tuple[Modality, ...]) -> Mismatch | None:
+    made = _make_row(plugin, kinds)
+    if made is None:
+        return None
+    media, row = made
+    ours = row["input_ids"]
+    try:
+        theirs = call_processor(plugin.engine, kinds, media)
+    except Exception as error:  # processors raise what their code raises
+        # Fuyu's call writes the image's tokens itself, and takes no placeholder.
+        found = f"which it refuses ({type(error).__name__}: {error}), the plugin makes a row"
+        return Mismatch(kinds, found, ours, []) if len(kinds) == 1 else None
+    if "input_ids" not in theirs:
+        return None
+    own = _first_row(theirs["input_ids"])
+    found = _describe_ids(ours, own, plugin.engine.tokenizer)
+    if len(kinds) < 2:
+        found = found or _describe_inputs(plugin, row, theirs)
+    return Mismatch(kinds, found, ours, own) if found else None
+
+
+def _make_row(
+    plugin: BasePlugin, kinds: Sequence[Modality]
+) -> tuple[Sequence[MediaInput], Mapping[str, list[int]]] | None:
+    """The items of a probe that the plugin takes, and the row that its transform makes; `None` where it takes none."""
+    for item in _noise(plugin.engine, kinds[0]) if kinds else (None,):
+        media = [item] * len(kinds) if item is not None else []
+        try:
+            return media, _mapped(plugin, kinds, media)
+        except MMDatasetsError:
+            continue
+    return None
+
+
+def _noise(engine: Engine, kind: Modality) -> Iterator[MediaInput]:
+    """Small items of noise: what they become must not depend on more than their shapes."""
+    try:
+        blank = engine.blank(kind)[0]
+    except MMDatasetsError:
+        return
     generator = np.random.default_rng(0)
-    if kind == "audio":
-        return replace(blank, data=generator.uniform(-0.1, 0.1, blank.data.shape).astype(np.float32))
-    pixels = generator.integers(0, 256, tuple(blank.data.shape), dtype=np.uint8)
-    return replace(blank, data=torch.from_numpy(pixels))
+    if isinstance(blank.data, np.ndarray):
+        yield replace(blank, data=generator.uniform(-0.1, 0.1, blank.data.shape).astype(np.float32))
+        return
+    pixels = torch.from_numpy(generator.integers(0, 256, tuple(blank.data.shape), dtype=np.uint8))
+    yield replace(blank, data=pixels)
+    if isinstance(blank.shape, VideoShape):
+        # Some processors sample more frames than others take at least.
+        times = tuple(map(float, range(_MANY_FRAMES)))
+        shape = replace(blank.shape, frames=FramePlan(tuple(range(_MANY_FRAMES)), times))
+        shape = replace(shape, num_source_frames=_MANY_FRAMES, duration_s=float(_MANY_FRAMES))
+        yield MediaInput(shape, pixels[torch.arange(_MANY_FRAMES) % len(pixels)])
 
 
 def _mapped(plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[MediaInput]) -> dict[str, list[int]]:
     """The probe as the plugin's transform makes it, in a batch of one row."""
-    columns: dict[str, list[object]] = {plugin.messages_column: [_chat(kinds)]}
+    columns: dict[str, list[object]] = {plugin.messages_column: [probe_chat(kinds)]}
     for kind in dict.fromkeys(kinds):
         own = [item for item in media if item.modality == kind]
         rate = plugin.engine.runner.sampling_rate if kind == "audio" else 0
         columns[plugin.media_columns[kind]] = [[as_reference(item, rate) for item in own]]
     made = plugin.transform(columns)
     return {name: column[0] for name, column in made.items()}  # type: ignore[misc]
-
-
-def _own_call(
-    plugin: BasePlugin, kinds: Sequence[Modality], media: Sequence[MediaInput]
-) -> Mapping[str, object] | None:
-    """What the processor's own call makes of the probe, `None` where it refuses it."""
-    engine = plugin.engine
-    calls: tuple[_Call, ...] = (_call_on_text,)
-    if _renders_parts(engine):
-        calls = (_call_on_parts, _call_on_text) if set(kinds) <= {"image"} else (_call_on_rendered, _call_on_text)
-    for call in calls:
-        # Images without pixels first, which is quick; some processors need them.
-        for items in ([_without_data(item) for item in media], media):
-            try:
-                return call(engine, kinds, items)
-            except Exception:  # processors raise what their code raises
-                continue
-    return None
-
-
-def _renders_parts(engine: Engine) -> bool:
-    """Whether the template writes typed parts as it writes strings; older ones only take strings."""
-    try:
-        parts, strings = (engine.template.render(chat).text for chat in (_chat(()), _as_strings(engine, ())))
-    except TemplateError:
-        return False
-    return parts == strings
-
-
-def _as_strings(engine: Engine, kinds: Sequence[Modality]) -> list[Message]:
-    return [as_string(message, engine.runner.placeholders) for message in _chat(kinds)]
-
-
-def _without_data(item: MediaInput) -> MediaInput:
-    return replace(item, data=item.data.to("meta")) if item.modality == "image" else item  # type: ignore[union-attr]
-
-
-def _call_on_parts(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    chat = _chat(kinds)
-    for part, kind, item in zip(chat[0]["content"], kinds, items, strict=False):  # type: ignore[call-overload]
-        part[kind] = item.data
-    return engine.runner.processor.apply_chat_template(  # type: ignore[no-any-return]
-        [chat], chat_template=engine.template.source, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-
-
-def _call_on_rendered(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    return _call(engine, engine.template.render(_chat(kinds)).text, items)
-
-
-def _call_on_text(engine: Engine, kinds: Sequence[Modality], items: Sequence[MediaInput]) -> Mapping[str, object]:
-    return _call(engine, engine.template.render(_as_strings(engine, kinds)).text, items)
-
-
-def _call(engine: Engine, text: str, items: Sequence[MediaInput]) -> Mapping[str, object]:
-    given: dict[str, object] = {}
-    for kind, argument in _ARGUMENTS.items():
-        own = [item.data for item in items if item.modality == kind]
-        if own:
-            given[argument] = [own] if kind == "image" else own
-    videos = [video_metadata(item.shape) for item in items if isinstance(item.shape, VideoShape)]
-    if videos:
-        given["videos_kwargs"] = {"video_metadata": videos, "do_sample_frames": False, "return_metadata": True}
-    if "audio" in given:
-        given["audio_kwargs"] = {"sampling_rate": engine.runner.sampling_rate}
-    special = engine.adds_special_tokens(text)
-    made = engine.runner.processor(text=[text], add_special_tokens=special, return_tensors="pt", **given)
-    return {name: value for name, value in made.items() if name != "video_metadata"}
 
 
 def _first_row(ids: object) -> list[int]:

@@ -30,10 +30,10 @@ class YoutuVLPlugin(BasePlugin):
 
     delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {"image": ("<|vision_start|>", "<|vision_end|>")}
 
-    def image_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> tuple[str, str] | None:
+    def media_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> Mapping[Modality, tuple[str, str]]:
         """The processor's image token for both."""
         token = getattr(processor, "image_token", "<|image_pad|>")
-        return token, token
+        return {"image": (token, token)}
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """Runs the image processor on a tensor without data."""

@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmdatasets.testing.audio import encode_audio, make_audio, write_audio
+    from mmdatasets.testing.audio_corpus import audio_corpus
     from mmdatasets.testing.media import cut_pixel_data, encode_image, make_image, write_image
     from mmdatasets.testing.models import build_model, list_models
     from mmdatasets.testing.processors import (
@@ -20,31 +22,39 @@ if TYPE_CHECKING:
 # Resolved at first use: whoever only wants an image file does not wait for transformers.
 _EXPORTS = {
     "ProcessorSpec": "mmdatasets.testing.processors",
+    "audio_corpus": "mmdatasets.testing.audio_corpus",
     "build_model": "mmdatasets.testing.models",
     "build_processor": "mmdatasets.testing.processors",
     "build_tokenizer": "mmdatasets.testing.tokenizer",
     "cut_pixel_data": "mmdatasets.testing.media",
+    "encode_audio": "mmdatasets.testing.audio",
     "encode_image": "mmdatasets.testing.media",
     "get_spec": "mmdatasets.testing.processors",
     "list_models": "mmdatasets.testing.models",
     "list_processors": "mmdatasets.testing.processors",
+    "make_audio": "mmdatasets.testing.audio",
     "make_image": "mmdatasets.testing.media",
     "read_chat_template": "mmdatasets.testing.processors",
+    "write_audio": "mmdatasets.testing.audio",
     "write_image": "mmdatasets.testing.media",
 }
 
 __all__ = [
     "ProcessorSpec",
+    "audio_corpus",
     "build_model",
     "build_processor",
     "build_tokenizer",
     "cut_pixel_data",
+    "encode_audio",
     "encode_image",
     "get_spec",
     "list_models",
     "list_processors",
+    "make_audio",
     "make_image",
     "read_chat_template",
+    "write_audio",
     "write_image",
 ]
 

@@ -53,6 +53,7 @@ AUDIO_FORMATS = (*_SOUNDFILE_FORMATS, *_FFMPEG_FORMATS)
 """What `encode_audio` writes."""
 
 _VIDEO_CODECS = {"mp4": ("mpeg4", "aac"), "matroska": ("mpeg4", "aac"), "webm": ("libvpx", "libopus")}
+_REPEATABLE = {"fflags": "+bitexact"}  # no random numbers in headers
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1"}
 _BLOCK = 4096  # libsndfile overflows its stack on long blocks of Vorbis
 _FRAMES_PER_S = 10
@@ -85,7 +86,7 @@ def make_audio(sampling_rate: int, num_samples: int, num_channels: int = 1, seed
 def encode_audio(
     samples: Samples, sampling_rate: int, format: str = "wav", *, vbr: bool = False, xing: bool = True
 ) -> bytes:
-    """Writes samples to a file's bytes.
+    """Writes samples to a file's bytes: the same for the same arguments, but for a random serial number in Ogg.
 
     Args:
         samples: `(num_channels, num_samples)`.
@@ -103,7 +104,7 @@ def encode_audio(
         raise ValueError(f"unknown format {format!r}: expected one of {', '.join(AUDIO_FORMATS)}")
     container_name, codec = _FFMPEG_FORMATS[format]
     buffer = io.BytesIO()
-    options = {"write_xing": "0"} if format == "mp3" and not xing else {}
+    options = _REPEATABLE | ({"write_xing": "0"} if format == "mp3" and not xing else {})
     with av.open(buffer, "w", format=container_name, options=options) as container:
         stream = _add_sound(container, codec, sampling_rate, len(samples))
         if vbr:
@@ -132,7 +133,7 @@ def encode_video_with_audio(
     """
     video_codec, audio_codec = _VIDEO_CODECS[format]
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=format) as container:
+    with av.open(buffer, "w", format=format, options=_REPEATABLE) as container:
         video = container.add_stream(video_codec, rate=_FRAMES_PER_S)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         sound = None if samples is None else _add_sound(container, audio_codec, sampling_rate, len(samples))

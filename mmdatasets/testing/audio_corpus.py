@@ -28,7 +28,7 @@ class AudioCase:
 
     Attributes:
         name: What is special about it.
-        build: Makes the file's bytes, the same ones at every call.
+        build: Makes the file's bytes; see `mmdatasets.testing.audio.encode_audio`.
         sampling_rate: Samples per second of each channel.
         num_channels: Channels.
         decoder: What decodes all of it and nothing else, libsndfile being preferred.
@@ -194,12 +194,12 @@ def _no_audio() -> list[AudioCase]:
     return [
         AudioCase("wav with NaN", _not_finite, problem="3 of 16,000 are NaN"),
         AudioCase("video without sound", partial(encode_video_with_audio, None, 16000), problem="no audio track"),
-        AudioCase("cover art alone", lambda: add_cover_art(b"", _picture()), problem="not an audio"),
+        AudioCase("cover art alone", lambda: add_cover_art(b"", _picture()), problem="not a readable audio"),
         AudioCase("empty file", lambda: b"", problem="the file is empty"),
-        AudioCase("text", lambda: b"not a sound\n" * 100, problem="not an audio"),
-        AudioCase("picture", _picture, problem="not an audio"),
-        AudioCase("playlist", lambda: playlist, problem="not an audio"),
-        AudioCase("ffconcat", lambda: b"ffconcat version 1.0\nfile /etc/hostname\n", problem="not an audio"),
+        AudioCase("text", lambda: b"not a sound\n" * 100, problem="not a readable audio"),
+        AudioCase("picture", _picture, problem="not a readable audio"),
+        AudioCase("playlist", lambda: playlist, problem="not a readable audio"),
+        AudioCase("ffconcat", lambda: b"ffconcat version 1.0\nfile /etc/hostname\n", problem="not a readable audio"),
     ]
 
 

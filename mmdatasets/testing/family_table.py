@@ -7,54 +7,75 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
-from mmdatasets.plugins.registry import auto_plugin
+from mmdatasets.testing.checks import CHECKS
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
-from mmdatasets.testing.processors import get_spec, missing_packages
+from mmdatasets.testing.processors import missing_packages
 from mmdatasets.testing.processors.more import NOT_TRIED
-from mmdatasets.testing.standins import build_standin, list_standins
-from mmdatasets.testing.subjects import generic_subjects, named_subjects
+from mmdatasets.testing.subjects import generic_subjects, named_subjects, standin_subjects
+from mmdatasets.types import MODALITIES
+
+_LONGEST = 240
+"""Characters of a remark."""
 
 _NO_MODEL = "no tiny model"
-_UNREMARKABLE = {"no images", "the batch has media", _NO_MODEL, *(one.too_large_for_models for one in SCENARIOS)}
+_UNREMARKABLE = {
+    "no images",
+    "no media",
+    "no row is padded",
+    "the batch has media",
+    _NO_MODEL,
+    *(one.too_large_for_models for one in SCENARIOS),
+}
 
 _HEAD = """# Families
 
 What the conformance suite (`mmdatasets.testing.conformance`) found, written by
 `python -m mmdatasets.testing.family_table docs/families.md` and compared by a test.
 
-*Exact* means that, in every scenario, token ids and tensors are equal to those of the processor's own call, that the
-features fit the tokens, that no pixel is decoded in the map stage, and that a tiny model gives a batch the same
-logits, row by row, as each row alone. Scenarios: {scenarios}. The models are not run on
-the huge image, for the memory that attention over its patches takes. Video and audio are not there yet; of the
-modalities, images are checked.
+*Exact* means that every check below holds in every scenario that the processor has the modalities for, or that the
+remark says which does not, and why. Where nothing is said, the oracle is the processor's own call. Scenarios:
+{scenarios}. The models are not run on the huge image, for the memory that attention over its patches takes. Of videos
+and audio, processors get the frames and samples that plain decoders find, and are told where these come from.
 
+| check | what holds |
+| --- | --- |
+{checks}
 """
 _COLUMNS = (
     "| family | plugin | processor class | modalities | exact | remarks |\n| --- | --- | --- | --- | --- | --- |\n"
 )
+_REMOTE = (
+    "The processors of these families, and their models, are code on the model hub. The plugins are written against "
+    "the\npublished interface and compared with stand-ins that follow it (`mmdatasets.testing.standins`): what is "
+    "exact here is\nexact *of the stand-in*.\n\n"
+)
+_NOT_TRIED_HEAD = (
+    "Folders of transformers' models whose processors have media tokens, and are not above.\n\n"
+    "| folder | reason |\n| --- | --- |\n"
+)
+
+CellOf: TypeAlias = Callable[[Subject, Scenario], Cell]
+"""Gives the outcome of a cell: runs it, or knows it already."""
 
 
-def applicable(subject: Subject) -> list[Scenario]:
-    """The scenarios that a subject's processor has the modalities for."""
-    return [scenario for scenario in SCENARIOS if subject.takes("image") or not scenario.has_images]
-
-
-def family_table(cell_of: Callable[[Subject, Scenario], Cell]) -> str:
+def family_table(cell_of: CellOf) -> str:
     """Makes the page.
 
     Args:
-        cell_of: Gives the outcome of a cell: runs it, or knows it already.
+        cell_of: Gives the outcome of a cell.
     """
-    page = [_HEAD.format(scenarios=", ".join(scenario.name for scenario in SCENARIOS))]
+    checks = "".join(f"| {name} | {_first_sentence(check.__doc__)} |\n" for name, check in CHECKS.items())
+    page = [_HEAD.format(scenarios=", ".join(scenario.name for scenario in SCENARIOS), checks=checks)]
     page += ["## Families with a plugin\n\n", _COLUMNS]
     page += [_row(subject, cell_of) for subject in named_subjects()]
     page += ["\n## Remote code\n\n", _REMOTE, _COLUMNS]
-    page += [_standin_row(name) for name in list_standins()]
+    page += [_row(subject, cell_of, ", of a stand-in") for subject in standin_subjects()]
     page += ["\n## Through the generic plugin, with no code about them\n\n", _COLUMNS]
     page += [_row(subject, cell_of) for subject in generic_subjects()]
     page += ["\n## Not tried\n\n", _NOT_TRIED_HEAD]
@@ -63,56 +84,63 @@ def family_table(cell_of: Callable[[Subject, Scenario], Cell]) -> str:
     return "".join(page)
 
 
-_REMOTE = (
-    "The processors of these families are code on the model hub. The plugins are written against the published "
-    "interface and\ncompared with stand-ins that follow it (`mmdatasets.testing.standins`), in "
-    "`tests/plugins/test_remote_families.py`.\n\n"
-)
-_NOT_TRIED_HEAD = (
-    "Folders of transformers' models whose processors have media tokens, and are not above.\n\n"
-    "| folder | reason |\n| --- | --- |\n"
-)
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split()).replace("|", "\\|")
 
 
-def _row(subject: Subject, cell_of: Callable[[Subject, Scenario], Cell]) -> str:
-    spec = get_spec(subject.name)
-    cells = [cell_of(subject, scenario) for scenario in applicable(subject)]
-    bad = [cell for cell in cells if not cell.passed]
-    exact = "yes" if not bad else "no" if len(bad) == len(cells) else "in part"
-    if spec.modalities == ("audio",):
-        exact = f"{exact} (text)"
-    remarks = _remarks(cells)
+def _row(subject: Subject, cell_of: CellOf, qualified: str = "") -> str:
+    cells = [cell_of(subject, scenario) for scenario in SCENARIOS]
+    run = [cell for cell in cells if not cell.not_run]
+    bad = [cell for cell in run if not cell.passed]
+    exact = "yes" if not bad else "no" if len(bad) == len(run) else "in part"
+    modalities = subject.modalities
+    if not any(scenario.modalities & set(modalities) for scenario in SCENARIOS):
+        qualified = " (text)"
+    text = "; ".join(" ".join(remark.split()).replace("|", "\\|") for remark in _remarks(cells))
     kind = type(subject.processor).__name__
-    return _line(subject.name, subject.plugin.family, kind, ", ".join(spec.modalities), exact, remarks)
+    media = ", ".join(modalities) or "none"
+    return f"| {subject.name} | `{subject.plugin.family}` | {kind} | {media} | {exact}{qualified} | {text} |\n"
 
 
 def _remarks(cells: Sequence[Cell]) -> list[str]:
     said: dict[str, list[str]] = {}
     for cell in cells:
-        if cell.refused:
-            said.setdefault(f"refused: {cell.refused}", []).append(cell.scenario)
-        for check, wrong in cell.failures.items():
-            said.setdefault(f"{check}: {wrong}", []).append(cell.scenario)
-        for reason in dict.fromkeys(cell.skipped.values()):
-            if reason not in _UNREMARKABLE:
-                checks = ", ".join(check for check, why in cell.skipped.items() if why == reason)
-                said.setdefault(f"not checked ({checks}): {reason}", []).append(cell.scenario)
-        if cell.oracle and cell.oracle != OWN_CALL:
-            said.setdefault(f"compared with {cell.oracle}", []).append(cell.scenario)
+        for text in _said_of(cell):
+            said.setdefault(text, []).append(cell.scenario)
     if any(_NO_MODEL in cell.skipped.values() for cell in cells):
         said[_NO_MODEL] = []
-    named = {text: "all" if len(where) == len(cells) else ", ".join(where) for text, where in said.items()}
-    return [f"{text[:160]} ({where})" if where else text for text, where in named.items()]
+    run = [cell.scenario for cell in cells if not cell.not_run]
+    return [f"{_shortened(text)} ({_named(where, run)})" if where else text for text, where in said.items()]
 
 
-def _standin_row(name: str) -> str:
-    processor = build_standin(name)
-    return _line(name, auto_plugin(processor).family, type(processor).__name__, "image", "with a stand-in", [])
+def _said_of(cell: Cell) -> Iterator[str]:
+    if cell.not_run:
+        yield f"not run: {cell.not_run}"
+    if cell.refused:
+        yield f"refused: {cell.refused}"
+    for check, wrong in cell.failures.items():
+        yield f"{check}: {wrong}"
+    for verb, found in (("not checked", cell.skipped), ("in part", cell.remarks)):
+        for reason in dict.fromkeys(found.values()):
+            if reason not in _UNREMARKABLE:
+                checks = ", ".join(check for check, why in found.items() if why == reason)
+                yield f"{verb} ({checks}): {reason}" if verb == "not checked" else f"{checks}: {reason}"
+    if cell.oracle and cell.oracle != OWN_CALL:
+        yield f"compared with {cell.oracle}"
 
 
-def _line(family: str, plugin: str, kind: str, modalities: str, exact: str, remarks: Iterable[str]) -> str:
-    text = "; ".join(" ".join(remark.split()).replace("|", "\\|") for remark in remarks)
-    return f"| {family} | `{plugin}` | {kind} | {modalities} | {exact} | {text} |\n"
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _named(scenarios: Sequence[str], run: Sequence[str]) -> str:
+    """Scenarios in few words."""
+    if list(scenarios) == list(run):
+        return "all"
+    for modality in MODALITIES:
+        if list(scenarios) == [one.name for one in SCENARIOS if modality in one.modalities]:
+            return f"all with {modality}"
+    return ", ".join(scenarios)
 
 
 def main(path: str) -> None:

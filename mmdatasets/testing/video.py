@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
@@ -152,7 +152,7 @@ def write_video(path: str | os.PathLike[str], spec: VideoSpec) -> Path:
 def add_video_track(container: OutputContainer, spec: VideoSpec) -> VideoStream:
     """Adds the track that a specification describes to a container that is being written."""
     options = {"g": str(spec.gop), "bf": str(spec.b_frames), **_quick(spec), **spec.codec_options}
-    stream: VideoStream = container.add_stream(spec.codec, rate=spec.rate, options=options)
+    stream = cast("VideoStream", container.add_stream(spec.codec, rate=spec.rate, options=options))
     (stream.width, stream.height), stream.pix_fmt = spec.stored_size, spec.pixel_format
     stream.codec_context.time_base = Fraction(1, _TICKS_PER_S) if spec.times_s is not None else 1 / spec.rate
     stream.codec_context.thread_count = 1  # several threads do not always give the same bytes
@@ -174,7 +174,7 @@ def encode_frames(container: OutputContainer, stream: VideoStream, spec: VideoSp
 
 def add_audio_track(container: OutputContainer, codec: str) -> AudioStream:
     """Adds a mono sound track to a container that is being written."""
-    return container.add_stream(codec, rate=_AUDIO_RATE, layout="mono")
+    return cast("AudioStream", container.add_stream(codec, rate=_AUDIO_RATE, layout="mono"))
 
 
 def encode_tone(container: OutputContainer, stream: AudioStream, duration_s: float) -> None:

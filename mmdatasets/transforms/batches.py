@@ -67,18 +67,21 @@ class BatchReader:
         """Names of the batch's columns."""
         return list(self.batch.keys()) if isinstance(self.batch, Mapping | LazyBatch) else self.batch.column_names
 
-    def conversations(self, column: str) -> list[object]:
-        """The chat column as Python objects. Images inside of it stay references.
+    @property
+    def boolean_columns(self) -> set[str]:
+        """Names of the columns that hold booleans."""
+        table = self.table
+        if table is not None:
+            return {field.name for field in table.schema if pa.types.is_boolean(field.type)}
+        firsts = {name: next((item for item in self.batch[name] if item is not None), None) for name in self.batch}
+        return {name for name, first in firsts.items() if isinstance(first, bool | np.bool_)}
 
-        Raises:
-            ConversationError: If there is no such column.
-        """
-        if column not in self.column_names:
-            found = ", ".join(self.column_names) or "none"
-            raise ConversationError(
-                f"expected a column {column!r} with the messages of a chat, found {found}; name another with "
-                "messages_column=..."
-            )
+    def rows(self, columns: Sequence[str]) -> list[dict[str, object]]:
+        """Some columns' values of each row, as Python objects. Images inside of them stay references."""
+        values = [self._objects(column) for column in columns]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+    def _objects(self, column: str) -> list[object]:
         table = self.table
         if table is None:
             return [value.tolist() if isinstance(value, np.ndarray) else value for value in self.batch[column]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import takewhile
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdatasets.chat.control_tokens import ControlTokenGuard, Piece
+from mmdatasets.chat.formats import Conversation
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
 from mmdatasets.errors import MediaError, MMDatasetsError, TemplateError
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
 
 _MARKUP_CACHE_SIZE = 1024
-_SIDES = (32, 64, 128, 256, 512)
+_SIDES = (32, 64, 128, 224, 256, 512)  # 224: whole patches of 14, 16, 28 and 32 pixels
+_HOPELESS = 3
 _BLANKS: dict[Modality, list[MediaShape]] = {
     "image": [ImageInfo(side, side) for side in _SIDES],
     "video": [
@@ -56,11 +59,11 @@ class Engine:
     ) -> None:
         self.options = options
         self._plugin = plugin
-        image_tokens = plugin.image_tokens(processor) if hasattr(processor, "image_processor") else None
+        media_tokens = plugin.media_tokens(processor) if hasattr(processor, "image_processor") else {}
         self.runner = ProcessorRunner(
             processor,
             _overrides(plugin, processor, options),
-            image_tokens,
+            media_tokens,
             frames_are_independent=plugin.frames_are_independent,
         )
         _check_rate(self.runner, options)
@@ -108,6 +111,15 @@ class Engine:
         raise TemplateError(
             f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
         )
+
+    def template_for(self, conversation: Conversation) -> ChatTemplate:
+        """The chat template, with the conversation's tools.
+
+        Raises:
+            TemplateError: If it has some, and the template writes none.
+        """
+        tools = conversation.tools
+        return self.template.with_tools(self.guard.mark(tools)) if tools else self.template
 
     def adds_special_tokens(self, text: str) -> bool:
         """Whether the processor's call has the tokenizer add bos and eos to a text: not where it starts with bos."""
@@ -164,10 +176,14 @@ class Engine:
         Raises:
             MediaError: If the processor takes none that was tried.
         """
+        refusals: Counter[str] = Counter()
         for shape in _BLANKS[modality]:
             try:
                 expansion = self.media.expand_one(shape)
-            except MediaError:
+            except MediaError as error:
+                refusals[error.message] += 1
+                if refusals[error.message] == _HOPELESS:  # what is said of any size is not about the size
+                    break
                 continue
             tokens = self.encoder.encode([[Piece(expansion.text, 0, literal=False)]], [False])[0].ids
             return blank_input(shape, "cpu"), np.repeat(tokens, self.run_counts(tokens, expansion.runs)).tolist()

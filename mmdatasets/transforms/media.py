@@ -138,7 +138,7 @@ class MediaReader:
         self, count: int, fps: float | None, duration: float | None, wanted: dict[str, object]
     ) -> Sequence[int] | None:
         metadata = VideoMetadata(total_num_frames=count, fps=fps, duration=duration)
-        return self._runner.sample_frames(metadata, wanted)
+        return self._plugin.sample_frames(self._runner, metadata, wanted)
 
     def _plan_sound(self, clip: VideoClip) -> tuple[float | None, float | None, int | None]:
         """Where the sound of a video begins and ends, and how many samples that is; nothing where there is none."""
@@ -180,14 +180,15 @@ class MediaReader:
         whole, shorter = (self.expand_one(AudioShape(length)).num_media_tokens for length in lengths)
         if whole == shorter:
             raise MediaLimitError(
-                f"the model's processor makes {whole} tokens of {num_samples / rate:.2f} s of audio, and of "
-                f"{_NOTICED_S} s less as many: it cuts off what is longer than it takes. Set "
-                "MediaOptions(audio_max_duration_s=...) to what it takes, with long_audio='truncate' or 'chunk'"
+                f"the model's processor makes {whole} tokens of {num_samples / rate:.2f} s of audio, and as many of "
+                f"{_NOTICED_S} s less: it cuts off what is longer than it takes. Set "
+                "MediaOptions(audio_max_duration_s=...) "
+                "to what it takes, with long_audio='truncate' or 'chunk'"
             )
 
     def _longest_s(self) -> float | None:
         """Seconds of the longest audio that is taken in one piece."""
-        own, wanted = self._runner.max_samples, self._options.audio_max_duration_s
+        own, wanted = self._plugin.max_samples(self._runner), self._options.audio_max_duration_s
         limits = [None if own is None else own / self._runner.sampling_rate, wanted]
         return min((limit for limit in limits if limit is not None), default=None)
 
@@ -260,7 +261,7 @@ class MediaReader:
         return self._plugin.plan_item(self._runner, shape)
 
     def _ask_row(self, shapes: tuple[MediaShape, ...]) -> tuple[Expansion, ...]:
-        return tuple(self._runner.plan(shapes))
+        return tuple(self._plugin.plan_row(self._runner, shapes))
 
     def locate_refusal(
         self, error: MediaProcessorError, items: Sequence[MediaItem], shapes: Sequence[MediaShape]

@@ -12,7 +12,7 @@ from mmdatasets.chat.control_tokens import blank_marked
 from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, Message, as_string
 from mmdatasets.chat.template import Rendered
 from mmdatasets.errors import PlaceholderError, TemplateError
-from mmdatasets.planning.dry_run import expand_runs
+from mmdatasets.planning.runs import expand_runs
 from mmdatasets.transforms.planned import numbered, plan_media
 from mmdatasets.types import Expansion, Modality
 
@@ -86,7 +86,7 @@ def render_own_messages(plugin: BasePlugin, conversation: Conversation) -> Rende
             )
     processor = plugin.engine.runner.processor
     own = plugin.process_messages(messages, media["image"], media["video"], media["audio"], processor)
-    return plugin.engine.template.render(own)
+    return plugin.engine.template_for(conversation).render(own)
 
 
 def find_runs(text: str, media_tokens: Sequence[str]) -> list[Run]:

@@ -31,6 +31,15 @@ class PlannedMedia:
     plans: list[MediaPlan]
     expansions: list[Expansion]
 
+    def in_order(self, order: Sequence[int]) -> PlannedMedia:
+        """The same media in another order."""
+        return PlannedMedia(
+            [self.items[position] for position in order],
+            [self.positions[position] for position in order],
+            [self.plans[position] for position in order],
+            [self.expansions[position] for position in order],
+        )
+
 
 def plan_media(engine: Engine, conversation: Conversation) -> tuple[Conversation, PlannedMedia]:
     """Plans a row's media from headers.
@@ -50,7 +59,8 @@ def plan_media(engine: Engine, conversation: Conversation) -> tuple[Conversation
         positions += [seen[item.modality]] * len(plans)
         seen[item.modality] += 1
     if len(items) > len(conversation.media):
-        conversation = Conversation(_with_chunks(conversation.messages, [len(plans) for plans in divided]), items)
+        chunked = _with_chunks(conversation.messages, [len(plans) for plans in divided])
+        conversation = Conversation(chunked, items, conversation.tools)
     flat = [plan for plans in divided for plan in plans]
     return conversation, PlannedMedia(items, positions, flat, reader.expand(items, flat))
 
@@ -70,9 +80,4 @@ def _with_chunks(messages: Sequence[Message], counts: Sequence[int]) -> list[Mes
 
 def numbered(plugin: BasePlugin, engine: Engine, media: PlannedMedia) -> list[Expansion]:
     """The expansions of a row's media, by families that number their items in the text with the numbers."""
-    seen: Counter[Modality] = Counter()
-    result = []
-    for item, expansion in zip(media.items, media.expansions, strict=True):
-        result.append(plugin.index_expansion(engine, expansion, seen[item.modality]))
-        seen[item.modality] += 1
-    return result
+    return plugin.number_expansions(engine, [item.modality for item in media.items], media.expansions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -101,7 +102,8 @@ def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
     if plugin.has_own_messages:
         rendered, special, item_spans, expansions = _place_own_messages(plugin, conversation, media)
     else:
-        rendered, special, item_spans, expansions = _place_expansions(plugin, divided, media)
+        rendered, special, item_spans, expansions, order = _place_expansions(plugin, divided, media)
+        media = media.in_order(order)
     pieces = split_marked(rendered.text)
     return _PlannedRow(pieces, special, list(rendered.trained_spans), item_spans, media, expansions)
 
@@ -109,21 +111,25 @@ def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
 _Placed: TypeAlias = tuple[Rendered, bool, list[Span], list[Expansion]]
 
 
-def _place_expansions(plugin: BasePlugin, conversation: Conversation, media: PlannedMedia) -> _Placed:
-    """Has the template write a placeholder for each item and puts the expansions there."""
+def _place_expansions(
+    plugin: BasePlugin, conversation: Conversation, media: PlannedMedia
+) -> tuple[Rendered, bool, list[Span], list[Expansion], list[int]]:
+    """Has the template write a placeholder for each item and puts the expansions there, in the order of the text."""
     engine = plugin.engine
     expansions = numbered(plugin, engine, media)
     messages = [engine.guard.mark(message) for message in conversation.messages]
     if not engine.renders_parts(item.modality for item in media.items):
         messages = [as_string(message, engine.runner.placeholders) for message in messages]
-    rendered = engine.template.render(messages)
+    rendered = engine.template_for(conversation).render(messages)
     special = engine.adds_special_tokens(rendered.text)
     # The processor's own edits first, since they go by the text that the template wrote.
     rendered, _ = apply_edits(rendered, plugin.text_edits(engine, rendered.text))
-    tokens = _find_placeholders(engine, rendered.text, media.items)
-    edits = [Edit(start, end, expansion.text) for (start, end), expansion in zip(tokens, expansions, strict=True)]
+    found = _find_placeholders(engine, rendered.text, media.items)
+    order = [position for _, position in found]
+    expansions = [expansions[position] for position in order]
+    edits = [Edit(*span, expansion.text) for (span, _), expansion in zip(found, expansions, strict=True)]
     rendered, item_spans = apply_edits(rendered, edits)
-    return rendered, special, item_spans, expansions
+    return rendered, special, item_spans, expansions, order
 
 
 def _place_own_messages(plugin: BasePlugin, conversation: Conversation, media: PlannedMedia) -> _Placed:
@@ -172,28 +178,29 @@ def apply_edits(rendered: Rendered, edits: Sequence[Edit]) -> tuple[Rendered, li
     return Rendered("".join(pieces), spans), placed
 
 
-def _find_placeholders(engine: Engine, text: str, items: Sequence[MediaItem]) -> list[Span]:
-    """Where the template wrote the placeholders; the ones that a user typed stand between markers."""
+def _find_placeholders(engine: Engine, text: str, items: Sequence[MediaItem]) -> list[tuple[Span, int]]:
+    """Where the template wrote the placeholders, and for which item; those that a user typed stand between markers.
+
+    Some templates write a turn's images before its videos, wherever they stand among its parts: items of one modality
+    keep their order.
+    """
     placeholders = engine.runner.placeholders
     if not placeholders:
         return []
     pattern = "|".join(re.escape(token) for token in dict.fromkeys(placeholders.values()))
     found = list(re.finditer(pattern, blank_marked(text)))
-    if [match.group() for match in found] == [placeholders[item.modality] for item in items]:
-        return [match.span() for match in found]
+    waiting: dict[str, deque[int]] = {token: deque() for token in placeholders.values()}
+    for position, item in enumerate(items):
+        waiting[placeholders[item.modality]].append(position)
     for modality, token in placeholders.items():
-        written = sum(match.group() == token for match in found)
-        wanted = sum(placeholders[item.modality] == token for item in items)
+        written, wanted = sum(match.group() == token for match in found), len(waiting[token])
         if written != wanted:
             raise TemplateError(
                 f"the chat template wrote {written} {modality} token(s) for {wanted} {modality}(s). Templates leave "
                 f"out media in turns that they do not expect it in (an answer, say), or that they do not know: move "
                 f"it to a user turn, or pass a chat_template that renders it"
             )
-    raise TemplateError(
-        "the chat template wrote the media tokens of a turn in another order than the turn has the items: put the "
-        "items in the order in which the template writes them (often images, then videos, then audio)"
-    )
+    return [(match.span(), waiting[match.group()].popleft()) for match in found]
 
 
 def _expand_row(plugin: BasePlugin, row: _PlannedRow, tokens: Encoded) -> TokenisedRow:

@@ -1,4 +1,4 @@
-"""The benchmarks run, and find the same token ids and tensors on both sides."""
+"""The benchmarks run, and find the same token ids, tensors and samples on both sides."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from mmdatasets.media import audio_torchcodec
+
 REPOSITORY = Path(__file__).parents[2]
+
+
+def has_torchcodec():
+    """Whether it is installed and finds an FFmpeg."""
+    return not audio_torchcodec._find_problem()
+
+
+VIDEO_DECODERS = ["sequential PyAV", *["torchcodec"] * has_torchcodec(), *["decord"] * bool(find_spec("decord"))]
 
 
 @pytest.mark.slow  # each starts an interpreter and imports torch and transformers
@@ -19,6 +30,16 @@ REPOSITORY = Path(__file__).parents[2]
     [
         ("map_stage.py", ["--rows", "3", "--large-rows", "1"], ["processor.apply_chat_template", "plugin.transform"]),
         (
+            "map_videos.py",
+            ["--rows", "2", "--files", "1", "--seconds", "1", "--family", "qwen3_vl"],
+            ["load_video, processor(...)", "plugin.transform"],
+        ),
+        (
+            "video_decode.py",
+            ["--seconds", "1", "--counts", "2", "--gops", "12"],
+            [*VIDEO_DECODERS, "decode_frames"],
+        ),
+        (
             "collate_stage.py",
             ["--sizes", "320x240", "200x500"],
             ["processor(text, images)", "apply_chat_template", "plugin.collator"],
@@ -26,12 +47,26 @@ REPOSITORY = Path(__file__).parents[2]
     ],
 )
 def test_benchmark(script, options, contestants):
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / script), "--repeats", "1", "--json", *options]
-    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths})
-    results = json.loads(done.stdout)
+    results = run(script, options)
     cases = list(dict.fromkeys(result["case"] for result in results))
     assert [(result["case"], result["contestant"]) for result in results] == [
         (case, contestant) for case in cases for contestant in contestants
     ]
+
+
+@pytest.mark.slow
+def test_audio_benchmark():
+    results = run("audio_decode.py", ["--seconds", "2", "--formats", "mp3", "wav", "m4a"])
+    found = {(result["case"], result["contestant"]) for result in results}
+    for format in ("mp3", "wav", "m4a"):
+        assert {(f"decode 2 s of {format}", "decode_audio"), (f"length of 2 s of {format}", "probe_audio")} <= found
+        assert ((f"decode 2 s of {format}", "load_audio, soundfile") in found) == (format != "m4a")
+
+
+def run(script, options):
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / script), "--repeats", "1", "--json", *options]
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths})
+    results = json.loads(done.stdout)
     assert all(result["rate"] > 0 for result in results)
+    return results

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.utils.chat_template_utils import render_jinja_template
 
+from mmdatasets.chat import traced
 from mmdatasets.chat.labels import TrainOn
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.errors import ConversationError, TemplateError
@@ -142,6 +144,20 @@ def test_a_message_of_which_nothing_is_written_has_nothing_trained() -> None:
     assert trained(source, [user("a"), assistant(""), user("b"), assistant("c")]) == ["c;"]
     source = "{% for m in messages if m.role == 'user' %}<{{ m.role }}>{{ m.content }};{% endfor %}"
     assert trained(source, TURNS) == []
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_8_training", "lfm2_2_5"])
+def test_what_transformers_alone_does_to_messages_is_left_to_it(name: str, trl_template, monkeypatch) -> None:
+    """As with a later version: reasoning under another name, say, that this one is told not to know."""
+    messages = [user("a"), assistant("b"), user("c"), assistant("d", reasoning="Hm.")]
+    expected, *_ = render_jinja_template([messages], chat_template=trl_template(name), **VARIABLES)
+    spans = trained(trl_template(name), messages)
+    monkeypatch.setattr(traced, "_alias_reasoning", lambda chat: chat)
+    template = ChatTemplate(trl_template(name), VARIABLES)
+    for _ in range(2):
+        rendered = template.render(messages)
+        assert rendered.text == expected[0]
+        assert [rendered.text[start:end] for start, end in rendered.trained_spans] == spans
 
 
 # ------------------------------------------------------------------------------------------------ what is chosen

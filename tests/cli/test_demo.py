@@ -33,10 +33,10 @@ def saved_processor(tmp_path_factory):
 def test_packaged_data_is_complete():
     rows = [json.loads(line) for line in (DATA / "chat.jsonl").read_text("utf-8").splitlines()]
     used = {image for row in rows for image in row["images"]}
-    photos = {path.name for path in DATA.iterdir()} - {"chat.jsonl", "SOURCES.md"}
-    assert used == photos
+    media = {path.name for path in DATA.iterdir()} - {"chat.jsonl", "SOURCES.md"}
+    assert used == media - {"speech.flac"}
     sources = (DATA / "SOURCES.md").read_text("utf-8")
-    assert all(f"`{name}`" in sources for name in photos)
+    assert all(f"`{name}`" in sources for name in media)
     assert PIL.Image.open(DATA / "rocket_exif6.jpg").getexif()[0x0112] == 6
     assert PIL.Image.open(DATA / "retina_alpha.webp").mode == "RGBA"
 

@@ -165,7 +165,8 @@ def test_samples_of_every_type_have_the_same_full_scale(array, expected):
 def test_stored_samples_decode_to_the_same(samples, rate):
     """libsndfile reads the types of samples as we do, and storing loses nothing."""
     if samples.dtype.kind == "f":
-        samples = np.where(np.abs(samples) < 2.0**100, samples, 0).astype(samples.dtype)
+        with np.errstate(over="ignore"):
+            samples = np.where(np.isfinite(samples.astype(np.float32)), samples, 0).astype(samples.dtype)
     decoded = {"array": samples, "sampling_rate": rate}
     stored = audio_to_stored(decoded)
     assert stored["path"] is None
@@ -334,7 +335,7 @@ def test_files_cannot_make_ffmpeg_read_others(kind, backend, server, tmp_path):
     path = tmp_path / "sound.mp3"
     path.write_text(text)
     for reference_ in (path, text.encode(), {"path": f"x.{kind}", "bytes": text.encode()}):
-        with pytest.raises(MediaDecodeError, match="not an audio or video file"):
+        with pytest.raises(MediaDecodeError, match="not a readable audio or video file"):
             decode_audio(reference_, MediaOptions(audio_backend=backend), 16000)
     assert server.asked == []
 
@@ -389,6 +390,33 @@ def test_long_reads_are_those_of_transformers(tmp_path):
         )
 
 
-def test_soundfile_reads_what_it_is_said_to():
-    """libsndfile of a system may be older than that of the wheel, and lack MP3."""
+def test_soundfile_reads_what_it_is_said_to(monkeypatch):
+    """libsndfile of a system may be older than that of the wheel, and lack MP3: no reason to decode with another."""
     assert {"WAV", "FLAC", "OGG", "MP3"} <= set(soundfile.available_formats())
+    monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": "", "FLAC": "", "OGG": ""})
+    assert probe_audio(WAV, MediaOptions()) == INFO
+    with pytest.raises(MediaDecodeError, match=r"too old to read MP3: 1\.1 .*audio_backend='pyav'"):
+        probe_audio(b"a file that libsndfile refuses", MediaOptions())
+
+
+OPUS = [(duration, "audio", 64000) for duration in ("2.5", "5", "10", "20", "40", "60")]
+OPUS += [(duration, "voip", 12000) for duration in ("10", "20", "40", "60")]
+
+
+@pytest.mark.parametrize(("frame_ms", "application", "bit_rate"), OPUS)
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_packets_of_opus_are_counted_without_decoding(frame_ms, application, bit_rate, num_channels):
+    """The first byte says how long a packet is, in each of the three modes that Opus has."""
+    samples = make_audio(48000, 70_001, num_channels)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as container:
+        options = {"frame_duration": frame_ms, "application": application}
+        stream = container.add_stream("libopus", rate=48000, options=options)
+        stream.layout, stream.bit_rate = {1: "mono", 2: "stereo"}[num_channels], bit_rate
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", layout=stream.layout)
+        frame.sample_rate, frame.pts = 48000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(io.BytesIO(buffer.getvalue())) as container:
+        decoded = sum(frame.samples for frame in container.decode(audio=0))
+    assert probe_audio(buffer.getvalue(), MediaOptions()) == AudioInfo(48000, num_channels, decoded)

@@ -136,3 +136,10 @@ def test_torchaudio_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(waveform.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"audio_resampler='torchaudio' .*mmdatasets\[torchaudio\]"):
         resample(noise(100), 44100, 16000, "torchaudio")
+
+
+@pytest.mark.parametrize(("orig", "new"), [(1, 16000), (62, 16000), (2**31 - 1, 16000), (16000, 62)])
+@pytest.mark.parametrize("resampler", RESAMPLERS)
+def test_rates_that_only_a_broken_header_has_are_refused(orig, new, resampler):
+    with pytest.raises(MediaLimitError, match=rf"{orig} Hz is not changed to {new} Hz, more than 256 times"):
+        resample(noise(100), orig, new, resampler)

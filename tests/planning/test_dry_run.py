@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdatasets.errors import MediaProcessorError
-from mmdatasets.planning.dry_run import ProcessorRunner, collapse_runs
+from mmdatasets.planning.dry_run import ProcessorRunner
 from mmdatasets.planning.inputs import image_input
+from mmdatasets.planning.runs import collapse_runs
 from mmdatasets.planning.sizes import fit_pixels
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.types import Expansion, ImageInfo

@@ -21,7 +21,7 @@ from mmdatasets.errors import (
 )
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
-from mmdatasets.testing.processors import build_processor
+from mmdatasets.testing.processors import build_processor, read_chat_template
 from tests.oracle import processor_batch
 
 CHAT = [
@@ -127,6 +127,17 @@ def test_text_only_models_work_and_refuse_images(image_file) -> None:
         assert set(batch) == {"input_ids", "attention_mask", "labels"}
         with pytest.raises(MediaError, match="takes no images, but the row has 2"):
             plugin.transform({"messages": [CHAT], "images": [[image_file(60, 60)] * 2]})
+
+
+def test_a_tokenizer_alone_adds_no_bos_of_its_own() -> None:
+    tokenizer = build_processor("lfm2_vl").tokenizer
+    chat = [{"role": "user", "content": "Hello"}, CHAT[1]]
+    assert tokenizer("Hello")["input_ids"][0] == tokenizer.bos_token_id
+    for name, written in (("chatml", False), ("lfm2_vl", True)):
+        tokenizer.chat_template = read_chat_template(name)
+        ids = get_mm_plugin("base", processor=tokenizer).transform({"messages": [chat]})["input_ids"][0]
+        assert ids == tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]
+        assert (tokenizer.bos_token_id in ids) == written
 
 
 # ------------------------------------------------------------------------------------------------------ registry

@@ -139,8 +139,8 @@ def test_errors_name_row_column_index_and_source(plugin, image_file) -> None:
         plugin.transform(batch)
     with pytest.raises(PlaceholderError, match="row 0 of the batch"):
         plugin.transform({"messages": [chat("<image><image>")], "images": [[str(image_file(60, 60))]]})
-    with pytest.raises(ConversationError, match=r"expected a column 'messages'.*found text"):
-        plugin.transform({"text": ["x"]})
+    with pytest.raises(ConversationError, match=r"expected 'messages'; or 'conversations'.*found title, body"):
+        plugin.transform({"title": ["x"], "body": ["y"]})
     dataset = datasets.Dataset.from_dict({name: values * 3 for name, values in batch.items()})
     with pytest.raises(MediaNotFoundError, match="row 1, column"):
         dataset.map(plugin.transform, batched=True, with_indices=True)

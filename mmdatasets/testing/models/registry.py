@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 ModelBuilder: TypeAlias = Callable[[ProcessorMixin], PreTrainedModel]
 
@@ -57,15 +57,17 @@ def list_models() -> list[str]:
     return sorted(_BUILDERS)
 
 
-def text_settings(processor: ProcessorMixin, model_type: str | None = None, **more: object) -> dict[str, object]:
+def text_settings(
+    processor: ProcessorMixin | PreTrainedTokenizerBase, model_type: str | None = None, **more: object
+) -> dict[str, object]:
     """A two-layer decoder with four heads of 16.
 
     Args:
-        processor: The family's processor: the vocabulary is its tokenizer's.
+        processor: The family's processor, or a tokenizer: the vocabulary is its tokenizer's.
         model_type: Which decoder, where the family's configuration leaves a choice.
         **more: Settings of the decoder's own; they replace those given here.
     """
-    tokenizer = processor.tokenizer
+    tokenizer = getattr(processor, "tokenizer", processor)
     settings: dict[str, object] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,

@@ -1,6 +1,6 @@
 """Families whose processor changes the text in its call, beyond putting in what its hooks say of an item.
 
-Class defaults and ChatML, as in `more`. They are what the generic plugin has to refuse.
+Class defaults and ChatML, as in `more`. The generic plugin has to notice it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stand-ins for processors that are code of their checkpoints and in no package.
 
 Each follows the published interface of its family, as its module's docstring describes it, and is written for tests:
-plugins are compared with what these make of the same text and images. Images only.
+plugins are compared with what these make of the same text and media.
 """
 
 from __future__ import annotations

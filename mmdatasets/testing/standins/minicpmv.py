@@ -4,26 +4,31 @@ Facts, from copies of the published code: the image processor slices an image in
 downscaled overview, each resized to whole patches; the text gets one placeholder text for each `(<image>./</image>)`,
 numbered by the image's place in its row; rows are padded on the left with id 0; the bounds of features are read off
 the ids. Images come as one list for each row. MiniCPM-o numbers images by default of its call, MiniCPM-V as the image
-processor is set.
+processor is set. A chat with a video has its frames as images, with arguments of the call; see `minicpm_audio` for
+audio.
 
 Assumed: MiniCPM-V 2.6 masks what has id 0, which is padding and also the tokenizer's first token.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import PIL.Image
 import torch
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from mmdatasets.testing.standins.base import StandInProcessor
+from mmdatasets.testing.standins.minicpm_audio import chunk_lengths, count_features, extract_features
 from mmdatasets.testing.standins.minicpmv_image import TOKENS, MiniCPMVImageProcessor
 from mmdatasets.testing.tokenizer import build_tokenizer
 
 _TAG = "(<image>./</image>)"
+_AUDIO_TAG = "(<audio>./</audio>)"
 _AUDIO_TOKENS = {
     "audio_start": "<|audio_start|>",
     "audio_end": "<|audio_end|>",
@@ -71,18 +76,24 @@ class MiniCPMVProcessor(StandInProcessor):
         images: Sequence[Sequence[PIL.Image.Image]] | None,
         max_slice_nums: int | None,
         use_image_id: bool | None,
+        audio_texts: Sequence[Sequence[str]] = (),
     ) -> tuple[dict[str, torch.Tensor], list[int]]:
         texts = [text] if isinstance(text, str) else list(text)
         rows = images if images is not None else [[] for _ in texts]
         media = self.image_processor(rows, max_slice_nums=max_slice_nums, return_tensors="pt")
         encoded = []
-        for one, sizes in zip(texts, media["image_sizes"], strict=True):
+        audio_texts = audio_texts or [[] for _ in texts]
+        for one, sizes, sounds in zip(texts, media["image_sizes"], audio_texts, strict=True):
             chunks = one.split(_TAG)
             if len(chunks) - 1 != len(sizes):
                 raise AssertionError(f"{len(chunks) - 1} tags for {len(sizes)} images")
             place = self.image_processor.get_slice_image_placeholder
             places = [place(size, index, max_slice_nums, use_image_id) for index, size in enumerate(sizes)]
             final = chunks[0] + "".join(place + rest for place, rest in zip(places, chunks[1:], strict=True))
+            if final.count(_AUDIO_TAG) != len(sounds):
+                raise AssertionError(f"{final.count(_AUDIO_TAG)} tags for {len(sounds)} audio")
+            for sound in sounds:
+                final = final.replace(_AUDIO_TAG, sound, 1)
             encoded.append(torch.tensor(self.tokenizer.encode(final), dtype=torch.int32))
         length = max(len(ids) for ids in encoded)
         padding = [length - len(ids) for ids in encoded]
@@ -98,7 +109,7 @@ class MiniCPMVProcessor(StandInProcessor):
 
 
 class MiniCPMOProcessor(MiniCPMVProcessor):
-    """MiniCPM-o 2.6, without audio."""
+    """MiniCPM-o 2.6."""
 
     def __init__(
         self,
@@ -123,8 +134,8 @@ class MiniCPMOProcessor(MiniCPMVProcessor):
         self,
         text: str | Sequence[str],
         images: Sequence[Sequence[PIL.Image.Image]] | None = None,
-        audios: None = None,
-        audio_parts: None = None,
+        audios: Sequence[Sequence[np.ndarray]] | None = None,
+        audio_parts: Sequence[Sequence[int]] | None = None,
         max_length: int | None = None,
         do_pad: bool = True,
         max_slice_nums: int | None = None,
@@ -134,8 +145,10 @@ class MiniCPMOProcessor(MiniCPMVProcessor):
         sampling_rate: int = 16000,
         **kwargs: object,
     ) -> BatchFeature:
-        """As for MiniCPM-V; also returns the places of audio and speech, here of none."""
-        data, padding = self._inputs(text, images, max_slice_nums, use_image_id)
+        """As for MiniCPM-V, with a tag for each audio; also returns the places of audio, and of speech of none."""
+        made = self.audio_feature_extract(audios or [], audio_parts, chunk_input, sampling_rate)
+        features, lengths, places = made
+        data, padding = self._inputs(text, images, max_slice_nums, use_image_id, places)
         ids, tokenizer = data["input_ids"], self.tokenizer
         mask = torch.ones_like(ids, dtype=torch.bool)
         for row, pad in zip(mask, padding, strict=True):
@@ -143,8 +156,33 @@ class MiniCPMOProcessor(MiniCPMVProcessor):
         none = [0] * len(ids)
         audio = _spans(list(ids), none, (tokenizer.audio_start_id,), (tokenizer.audio_end_id,))
         speech = _spans(list(ids), none, (tokenizer.spk_start_id,), (tokenizer.spk_end_id,))
-        none_of = {"audio_bounds": audio, "spk_bounds": speech, "audio_features": [], "audio_feature_lens": []}
-        return BatchFeature({**data, "attention_mask": mask, **none_of})
+        heard = {
+            "audio_bounds": audio,
+            "spk_bounds": speech,
+            "audio_features": features,
+            "audio_feature_lens": lengths,
+        }
+        return BatchFeature({**data, "attention_mask": mask, **heard})
+
+    def get_audio_placeholder(self, audio_lens: int, chunk_input: bool, chunk_length: float) -> str:
+        """The text that audio of so many samples becomes, in one span or one for each chunk."""
+        tokenizer = self.tokenizer
+        frames = math.ceil(audio_lens / self.feature_extractor.hop_length)
+        counts = chunk_lengths(frames, chunk_length) if chunk_input else [count_features(frames)]
+        return "".join(tokenizer.audio_start + "<unk>" * count + tokenizer.audio_end for count in counts)
+
+    def audio_feature_extract(
+        self,
+        audios: Sequence[Sequence[np.ndarray]],
+        audio_parts: Sequence[Sequence[int]] | None = None,
+        chunk_input: bool = False,
+        sampling_rate: int = 16000,
+        chunk_length: float = 1,
+    ) -> tuple[torch.Tensor | list[torch.Tensor], list[torch.Tensor | list[int]], list[list[str]]]:
+        """Features of all audio, the frames of each row's windows, and what each audio becomes in the text."""
+        features, lengths = extract_features(self.feature_extractor, audios, audio_parts, sampling_rate)
+        places = [[self.get_audio_placeholder(len(one), chunk_input, chunk_length) for one in row] for row in audios]
+        return features, lengths, places
 
 
 def _spans(
