@@ -42,7 +42,8 @@ class MediaOptions:
         video_backend: What decodes videos: `"pyav"`, `"torchcodec"` (needs the extra `torchcodec` and a system
             FFmpeg) or `"decord"` (needs the extra `decord`). The latter two are refused for files of which they give
             wrong frames. PyAV probes in any case.
-        audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`.
+        audio_sampling_rate: Samples per second that the model takes; the processor's own when `None`. Another one than
+            that is an error at the first use.
         audio_backend: What decodes audio files. `"soundfile"` decodes what libsndfile reads right, and the rest (m4a,
             aac, sound tracks, MP3 whose header does not state the length) with PyAV. `"pyav"` and `"torchcodec"`
             (needs the extra `torchcodec` and a system FFmpeg) decode everything.

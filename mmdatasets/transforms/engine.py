@@ -14,7 +14,7 @@ from mmdatasets.chat.control_tokens import ControlTokenGuard, Piece
 from mmdatasets.chat.formats import Conversation
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
-from mmdatasets.errors import MediaError, TemplateError
+from mmdatasets.errors import MediaError, MMDatasetsError, TemplateError
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
 from mmdatasets.planning.inputs import blank_input
@@ -49,6 +49,9 @@ class Engine:
         plugin: Gives the family's rules and the settings.
         processor: The model's processor.
         options: How media is read and sized.
+
+    Raises:
+        MMDatasetsError: If `audio_sampling_rate` is not what the processor takes.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Engine:
             media_tokens,
             frames_are_independent=plugin.frames_are_independent,
         )
+        _check_rate(self.runner, options)
         self.media = MediaReader(plugin, self.runner, options)
         self.tokenizer = self.runner.tokenizer
         self.encoder = TextEncoder(self.tokenizer)
@@ -202,6 +206,15 @@ class Engine:
         counts = np.ones(len(ids), dtype=np.int64)
         counts[is_media] = runs
         return counts
+
+
+def _check_rate(runner: ProcessorRunner, options: MediaOptions) -> None:
+    wanted = options.audio_sampling_rate
+    if wanted is not None and "audio" in runner.placeholders and wanted != runner.sampling_rate:
+        raise MMDatasetsError(
+            f"audio_sampling_rate={wanted}, but {type(runner.processor).__name__} takes audio at "
+            f"{runner.sampling_rate} Hz; leave it out: files of any rate are resampled to that"
+        )
 
 
 def _overrides(
