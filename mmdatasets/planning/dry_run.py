@@ -19,6 +19,7 @@ from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.planning.image_forms import ImageHandOver
+from mmdatasets.planning.image_layout import with_channels_last
 from mmdatasets.planning.inputs import Outputs, as_tensor, blank_input, describe_shape, join_outputs, video_metadata
 from mmdatasets.planning.quick_audio import without_spectrograms
 from mmdatasets.planning.runs import collapse_runs
@@ -79,6 +80,7 @@ class ProcessorRunner:
     ) -> None:
         self.processor = processor
         self._dry_processor = without_spectrograms(processor)
+        self._image_processor = with_channels_last(processor)
         self.tokenizer = get_tokenizer(processor)
         self.placeholders: dict[Modality, str] = {}
         """What the chat template writes for one item, for example `<|image_pad|>`."""
@@ -314,7 +316,7 @@ class ProcessorRunner:
 
     def _run_images(self, images: list[object]) -> tuple[Outputs, list[str]]:
         images = self.processor.prepare_inputs_layout(images=images, **self._kwargs)[0]
-        outputs, replacements = self.processor._process_images(images, **self.kwargs("image"))
+        outputs, replacements = self._image_processor._process_images(images, **self.kwargs("image"))
         return dict(outputs), replacements
 
     def _run_audio(self, audio: Sequence[object], dry: bool) -> tuple[Outputs, list[str]]:
