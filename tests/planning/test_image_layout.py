@@ -50,7 +50,7 @@ def test_a_decoded_image_is_not_copied_before_it_is_resized():
     watched.image_processor.__class__ = Watched
     image = pixels(640, 480)
     ProcessorRunner(watched).process([[MediaInput(ImageInfo(640, 480), image)]])
-    assert [one.data_ptr() for one in seen] == [image.data_ptr()]
+    assert [one.data_ptr() for one in seen if not one.is_meta] == [image.data_ptr()]
 
 
 def test_what_is_no_decoded_image_is_prepared_by_the_processor():
