@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -220,10 +221,9 @@ def photos(size: tuple[int, int], folder: Path, count: int) -> list[str]:
 
 
 def videos(seconds: int, width: int, height: int, folder: Path, count: int) -> list[str]:
-    """`count` files of the same picture."""
-    with ProcessPoolExecutor() as pool:
-        jobs = [pool.submit(write_video, folder / f"{n}.mp4", seconds, width, height) for n in range(count)]
-        return [job.result() for job in jobs]
+    """`count` copies of one file."""
+    first = write_video(folder / "0.mp4", seconds, width, height)
+    return [first, *(shutil.copy(first, folder / f"{number}.mp4") for number in range(1, count))]
 
 
 def cases(tiny: bool) -> dict[str, Case]:
