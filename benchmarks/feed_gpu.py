@@ -223,7 +223,7 @@ def photos(size: tuple[int, int], folder: Path, count: int) -> list[str]:
 def videos(seconds: int, width: int, height: int, folder: Path, count: int) -> list[str]:
     """`count` copies of one file."""
     first = write_video(folder / "0.mp4", seconds, width, height)
-    return [first, *(shutil.copy(first, folder / f"{number}.mp4") for number in range(1, count))]
+    return [first, *(str(shutil.copy(first, folder / f"{number}.mp4")) for number in range(1, count))]
 
 
 def cases(tiny: bool) -> dict[str, Case]:
