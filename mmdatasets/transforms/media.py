@@ -66,6 +66,11 @@ class MediaReader:
         self._expand_item = lru_cache(maxsize=_CACHE_SIZE)(self._ask_item)
         self._expand_row = lru_cache(maxsize=_CACHE_SIZE)(self._ask_row)
 
+    @property
+    def refused(self) -> Mapping[Modality, str]:
+        """The modalities of which every item is refused, and why."""
+        return self._refused
+
     def refuse(self, modality: Modality, reason: str) -> None:
         """Has every item of a modality refused from now on."""
         self._refused[modality] = reason
