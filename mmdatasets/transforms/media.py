@@ -207,10 +207,10 @@ class MediaReader:
             raise MediaError(f"the plan of a {plan.modality} has no size: map the dataset again")
         options, size = self._options, ImageInfo(plan.width, plan.height)
         if plan.modality == "image":
-            if self._plugin.processor_sizes_images:
+            if self._runner.sizes("image"):
                 return size
             return fit_pixels(size, options.image_min_pixels, options.image_max_pixels)
-        if not self._plugin.processor_sizes_videos:
+        if not self._runner.sizes("video"):
             multiple = self._plugin.frame_multiple(self._runner.processor)
             size = fit_pixels(size, options.video_min_pixels, options.video_max_pixels, multiple)
         if plan.frames is None or plan.num_source_frames is None:

@@ -93,21 +93,26 @@ def test_the_comparison_holds_for_every_family_with_a_plugin(name: str) -> None:
     assert not engine.media.refused
 
 
-@pytest.mark.parametrize("name", ["cosmos3_edge", "exaone4_5", "inkling"])
-def test_pixel_budgets_do_not_disturb_the_comparison(name: str, image_file) -> None:
-    """The processor's call knows nothing of them, and would be given larger images than the plugin makes of probes."""
+@pytest.mark.parametrize(
+    ("name", "own"), [("cosmos3_edge", True), ("exaone4_5", True), ("cohere2_vision", False), ("inkling", False)]
+)
+def test_pixel_budgets_do_not_disturb_the_comparison(name: str, own: bool, image_file) -> None:
+    """The processor's call knows nothing of them, and would be given other images than the plugin makes of probes."""
     processor, path = build_processor(name), image_file(80, 60)
     options = MediaOptions(image_min_pixels=200_000, image_max_pixels=300_000, video_min_pixels=100_000)
     plugin = auto_plugin(processor, options=options)
     batch = plugin.collator()([first_row(plugin, CHAT, path)])
     assert not plugin.engine.media.refused
     [image] = processor.image_processor.fetch_images([str(path)])
-    larger = tv.resize(image, [388, 517], interpolation=InterpolationMode.BICUBIC, antialias=True)
-    chat = [
-        {"role": "user", "content": [{"type": "image", "image": larger}, {"type": "text", "text": "What is this?"}]}
-    ]
-    chat.append({"role": "assistant", "content": [{"type": "text", "text": "A cat."}]})
-    expected = processor.apply_chat_template([chat], tokenize=True, return_dict=True, return_tensors="pt")
+    size = {"size": {"shortest_edge": 200_000, "longest_edge": 300_000}} if own else {}
+    if not own:
+        image = tv.resize(image, [388, 517], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    question = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]
+    answer = [{"type": "text", "text": "A cat."}]
+    chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    expected = processor.apply_chat_template(
+        [chat], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"images_kwargs": size}
+    )
     assert_same_tensors(batch, expected)
 
 
