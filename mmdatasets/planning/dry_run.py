@@ -95,7 +95,8 @@ class ProcessorRunner:
         self._frames_are_independent = frames_are_independent
         self._meta_works: dict[Modality, bool] = {}
         self._hand_over = ImageHandOver(self._run_images)
-        self._kwargs = self._merge_kwargs(overrides or {})
+        self._overrides = overrides or {}
+        self._kwargs = self._merge_kwargs(self._overrides)
 
     def _merge_kwargs(self, overrides: Mapping[Modality, ProcessorKwargs]) -> dict[str, ProcessorKwargs]:
         if self.tokenizer is self.processor:
@@ -118,6 +119,10 @@ class ProcessorRunner:
     def kwargs(self, modality: Modality) -> ProcessorKwargs:
         """The processor's merged keyword arguments for a modality, as its own call would use them."""
         return self._kwargs.get(_KWARGS_GROUP[modality], {})
+
+    def sizes(self, modality: Modality) -> bool:
+        """Whether its own `size` is overridden for a modality, so that nobody else is to resize that."""
+        return "size" in self._overrides.get(modality, {})
 
     def setting(self, name: str) -> object | None:
         """A setting of the whole processor, as its own call would use it."""
