@@ -83,7 +83,7 @@ def _decode_with_pillow(image: PIL.Image.Image, file: BinaryIO | None, source: s
             if file is not None:
                 # Changes no pixel, but spares the user a warning about palettes whose transparency is dropped.
                 turned.info.pop("transparency", None)
-            pixels = np.array(turned.convert("RGB"))
+            pixels = np.array(turned if turned.mode == "RGB" else turned.convert("RGB"))
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # plugins raise what their parsers raise
