@@ -39,7 +39,8 @@ def make_inputs(
         media: The media of each row.
         batch_ids: Token ids of each row; may be empty, then nothing is checked against them. With several `copies`
             all rows' first sequences, then all rows' second ones, and so on.
-        copies: How many sequences of `batch_ids` share each row's media, which is decoded and processed once.
+        copies: How many sequences of `batch_ids` share each row's media, which is decoded once, and processed once
+            where the family's `outputs_are_stacked`.
 
     Raises:
         MediaError: If an item cannot be decoded or processed. Names the row of the batch and the item.
@@ -52,8 +53,9 @@ def make_inputs(
     inputs: MediaInputs = {}
     made: list[list[int]] = [[] for _ in media]
     if any(rows):
-        outputs, expansions = _process(plugin, engine, rows, media)
-        inputs.update({name: _repeated(value, copies) for name, value in outputs.items()})  # type: ignore[misc]
+        again = 1 if plugin.outputs_are_stacked else copies  # how often the processor sees the same media
+        outputs, expansions = _process(plugin, engine, rows * again, [*media] * again)
+        inputs.update({name: _repeated(value, copies // again) for name, value in outputs.items()})  # type: ignore[misc]
         supply = iter(expansions)
         made = [[one.num_media_tokens for one in islice(supply, len(row))] for row in rows]
     if batch_ids:
