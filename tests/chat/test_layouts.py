@@ -64,7 +64,7 @@ def test_detection(columns: str, name: str, consumed: str) -> None:
 )
 def test_preference_data_is_refused_until_a_layout_is_given(columns: str, booleans: str, remedy: str) -> None:
     names = columns.split()
-    with pytest.raises(ConversationError, match=r"preference data, which has a transform of its own") as caught:
+    with pytest.raises(ConversationError, match=r"preference data, for which there is plugin.preference_tr") as caught:
         find_layout(names, booleans=booleans.split())
     assert remedy in str(caught.value)
     name = next((name for name in LAYOUTS if repr(name) in remedy), None)
