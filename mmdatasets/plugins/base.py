@@ -247,11 +247,13 @@ class BasePlugin(FamilyHooks, PreferenceStages):
         media = {modality: reader.media(column, modality, len(chats)) for modality, column in columns.items()}
         names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
         conversations, stored = [], []
+        is_plain = layout.name == "text"
+        writes_calls = not is_plain and self.engine.template.writes_tool_calls
         for index, (chat, name) in enumerate(zip(chats, names, strict=True)):
             try:
-                messages = layout.messages(chat, tool_calls=self.engine.template.writes_tool_calls)
+                messages = layout.messages(chat, tool_calls=writes_calls)
                 conversation = self.normalise(messages, {modality: rows[index] for modality, rows in media.items()})
-                conversation.tools, conversation.is_plain = read_tools(chat.get(TOOLS)), layout.name == "text"
+                conversation.tools, conversation.is_plain = read_tools(chat.get(TOOLS)), is_plain
                 stored.append(store_media(conversation.media, columns, self.options.media_root))
             except MMDatasetsError as error:
                 raise error.at(row=name) from error.__cause__

@@ -133,10 +133,9 @@ class Engine:
         return PlainText(self._write_item, "" if end is None or given else end, self._plugin.train_on)
 
     def _write_item(self, modality: Modality, index: int) -> str:
-        try:
-            before, after = self.markup(modality, index) if self.takes_parts(modality) else ("", "")
-        except TemplateError:  # models that were not made for chats have no template
-            before, after = "", ""
+        """An item's placeholder within what the chat template, if there is one, writes around it."""
+        own = self._plugin.delimiters.get(modality, ("", ""))
+        before, after = self.markup(modality, index) if self.takes_parts(modality) else own
         return f"{before}{self.runner.placeholders[modality]}{after}"
 
     def adds_special_tokens(self, text: str) -> bool:

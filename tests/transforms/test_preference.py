@@ -317,7 +317,11 @@ def test_streams_and_saved_datasets(plugin, image_file, tmp_path) -> None:
         ({"prompt": "x", "completion": "a", "label": 3}, ConversationError, "'label': expected true or false, got 3"),
         ({"messages": [user("x")], "label": True}, ConversationError, "no message of the assistant"),
         ({"prompt": "x", "chosen": "", "rejected": [assistant("b", train=False)]}, ConversationError, "no token is"),
-        ({"prompt": "<image>", "chosen": "a", "rejected": "b", "images": ["a", "b"]}, PlaceholderError, "row 0.*1 image pl"),
+        (
+            {"prompt": "<image>", "chosen": "a", "rejected": "b", "images": ["a", "b"]},
+            PlaceholderError,
+            "row 0.*1 image pl",
+        ),
         ({"prompt": "<audio>", "chosen": "a", "rejected": "b", "audios": ["a.wav"]}, MediaError, "takes no audios"),
         ({"prompt": "x", "chosen": "a", "rejected": "b", "chosen_ids": [1]}, ConversationError, "would overwrite"),
     ],
