@@ -41,6 +41,9 @@ class FamilyHooks:
     """Whether token ids alone tell a row's images and videos apart. (In MiniCPM-V a frame is an image.)"""
     frames_are_independent: ClassVar[bool] = False
     """Whether the model treats every frame by itself, so that those of several videos may stand in one tensor."""
+    outputs_are_stacked: ClassVar[bool] = True
+    """Whether the processor's tensors stack items, patches or rows along their first dimension alone, so that those of
+    the same rows once more are these tensors once more."""
     towers: ClassVar[tuple[tuple[Modality, ...], ...]] = (("image", "video"), ("audio",))
     """The modalities of each encoder of the model. A blank item of any of them has the encoder run."""
 
