@@ -31,7 +31,7 @@ class Batch(BatchFeature):  # type: ignore[misc]  # transformers is untyped here
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.is_floating_point():
-                return tensor.to(*args, **kwargs)  # type: ignore[call-overload]
+                return tensor.to(*args, **kwargs)  # type: ignore[call-overload, no-any-return]
             return tensor if device is None else tensor.to(device, non_blocking=non_blocking)  # type: ignore[call-overload]
 
         self.data = map_tensors(dict(self), moved)
