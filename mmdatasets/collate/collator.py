@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from mmdatasets.collate.batch import Batch, cast_media
+from mmdatasets.collate.position_ids import ModelPositions
 from mmdatasets.collate.rows import RowMedia, media_of
 from mmdatasets.errors import CollateError, MediaError
 from mmdatasets.features import INPUT_IDS, LABELS
@@ -32,6 +33,7 @@ class MultimodalCollator:
             executes every tower, without which ZeRO-3 and FSDP wait forever.
         dtype: What pixels and audio features are cast to; as the processor makes them when `None`.
         return_tensors: `"pt"`, the only kind there is.
+        positions: Makes `position_ids`; the model makes them itself when `None`.
     """
 
     plugin: BasePlugin
@@ -40,6 +42,7 @@ class MultimodalCollator:
     ensure_media: bool = False
     dtype: torch.dtype | None = None
     return_tensors: Literal["pt"] = "pt"
+    positions: ModelPositions | None = None
 
     def __post_init__(self) -> None:
         if self.padding_side not in (None, "left", "right"):
@@ -83,7 +86,10 @@ class MultimodalCollator:
         batch = self._pad(sequences)
         inputs = self.plugin.collated_inputs(media, batch[INPUT_IDS].tolist())
         batch |= {name: self._as_input(name, value) for name, value in inputs.items()}
-        return Batch(self.plugin.finish_batch(engine, batch))
+        batch = self.plugin.finish_batch(engine, batch)
+        if self.positions is not None:
+            batch["position_ids"] = self.positions(batch)
+        return Batch(batch)
 
     def _as_input(self, name: str, value: object) -> torch.Tensor:
         made = _to_tensor(value)

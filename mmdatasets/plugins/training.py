@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, cast
 
 from mmdatasets.collate.collator import MultimodalCollator
+from mmdatasets.collate.position_ids import ModelPositions
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PretrainedConfig
 
     from mmdatasets.plugins.base import BasePlugin
 
@@ -25,6 +27,8 @@ class Training:
         ensure_media: bool = False,
         dtype: torch.dtype | None = None,
         return_tensors: Literal["pt"] = "pt",
+        position_ids: bool = False,
+        config: PretrainedConfig | None = None,
     ) -> MultimodalCollator:
         """The collator that makes batches of mapped rows, for `Trainer(data_collator=...)` or a `DataLoader`.
 
@@ -36,9 +40,26 @@ class Training:
             dtype: What pixels and audio features are cast to, for example `torch.bfloat16`, which halves what goes
                 from the workers to the device; as the processor makes them when `None`. Ids, grids and masks stay.
             return_tensors: `"pt"`, the only kind there is.
+            position_ids: Adds `position_ids`, which the model otherwise computes itself: those that it would compute.
+                `(axes, batch, length)` for models with multimodal rotary embeddings, else `(batch, length)`.
+            config: The model's configuration, `model.config`, which `position_ids` needs.
+
+        Raises:
+            ValueError: If a setting has another value than these, or `position_ids` has no `config`.
+            MMDatasetsError: If transformers has no model class for `config`.
         """
+        if position_ids and config is None:
+            raise ValueError(
+                "position_ids=True needs config=model.config: how positions are counted is up to the model"
+            )
         return MultimodalCollator(
-            cast("BasePlugin", self), padding_side, pad_to_multiple_of, ensure_media, dtype, return_tensors
+            cast("BasePlugin", self),
+            padding_side,
+            pad_to_multiple_of,
+            ensure_media,
+            dtype,
+            return_tensors,
+            ModelPositions(config) if position_ids and config is not None else None,
         )
 
     def training_args_kwargs(self, trainer: Literal["trainer", "sft"] = "trainer") -> dict[str, object]:
