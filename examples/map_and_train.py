@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         logging_steps=5,
         save_strategy="no",
         report_to="none",
-        remove_unused_columns=False,
+        **plugin.training_args_kwargs(),
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=mapped, data_collator=collator)
     print(f"mean loss of {args.steps} steps: {trainer.train().training_loss:.3f}")

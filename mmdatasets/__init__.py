@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from mmdatasets._version import __version__
 
 if TYPE_CHECKING:
+    from mmdatasets.collate.sampler import MediaBudgetBatchSampler
     from mmdatasets.options import MediaOptions
     from mmdatasets.plugins.registry import auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
 
 # Public name -> module. Resolved at first use, so that importing the package loads neither torch nor transformers.
 _EXPORTS = {
+    "MediaBudgetBatchSampler": "mmdatasets.collate.sampler",
     "MediaOptions": "mmdatasets.options",
     "auto_plugin": "mmdatasets.plugins.registry",
     "get_mm_plugin": "mmdatasets.plugins.registry",
@@ -20,7 +22,15 @@ _EXPORTS = {
     "register_mm_plugin": "mmdatasets.plugins.registry",
 }
 
-__all__ = ["MediaOptions", "__version__", "auto_plugin", "get_mm_plugin", "list_mm_plugins", "register_mm_plugin"]
+__all__ = [
+    "MediaBudgetBatchSampler",
+    "MediaOptions",
+    "__version__",
+    "auto_plugin",
+    "get_mm_plugin",
+    "list_mm_plugins",
+    "register_mm_plugin",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -261,6 +261,8 @@ def _train_model(
     batch_size: int,
     console: Console,
 ) -> None:
+    import torch
+
     from mmdatasets.cli.tiny_training import train
     from mmdatasets.testing import build_model
 
@@ -276,6 +278,8 @@ def _train_model(
             console.print(f"  step {step:3d}  loss {loss:.3f}")
 
     start = time.perf_counter()
-    losses = train(model, rows, plugin.collator(), steps, batch_size, on_step)
+    # The tiny models are in float32, and a few processors make bfloat16.
+    collator = plugin.collator(dtype=torch.float32)
+    losses = train(model, rows, collator, steps, batch_size, on_step)
     verb = "fell" if losses[-1] < losses[0] else "did not fall: it went"
     console.print(f"loss {verb} from {losses[0]:.3f} to {losses[-1]:.3f} in {time.perf_counter() - start:.0f} s")

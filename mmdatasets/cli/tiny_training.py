@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mmdatasets.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel, ProcessorMixin
 
@@ -114,10 +113,6 @@ def train(
 
     losses: list[float] = []
 
-    def collate(rows: Sequence[Mapping[str, object]]) -> dict[str, torch.Tensor]:
-        # The tiny models are in float32, and a few processors make bfloat16.
-        return {name: value.float() if value.is_floating_point() else value for name, value in collator(rows).items()}
-
     class Report(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
         def on_log(
             self, args: object, state: object, control: object, logs: dict[str, float] | None = None, **_: object
@@ -136,14 +131,14 @@ def train(
             logging_steps=1,
             save_strategy="no",
             report_to="none",
-            remove_unused_columns=False,
+            **collator.plugin.training_args_kwargs(),
             disable_tqdm=True,
             dataloader_pin_memory=False,
             use_cpu=True,
             seed=SEED,
         )
         trainer = Trainer(
-            model=model, args=arguments, train_dataset=dataset, data_collator=collate, callbacks=[Report()]
+            model=model, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=[Report()]
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 _WITHOUT_MEDIA = (
-    "The row came without its media columns: pass remove_unused_columns=False to TrainingArguments, which otherwise "
-    "drops them silently."
+    "The row came without its media columns: trainers drop, without a word, the columns that the model does not know. "
+    "Pass TrainingArguments(**plugin.training_args_kwargs()), which sets remove_unused_columns=False."
 )
 _CHANGED = (
-    "Map the dataset with this plugin's own transform, do not cut input_ids afterwards (max_length=None in SFTConfig),"
-    " and map again if media files or options changed."
+    "Map the dataset with this plugin's own transform, do not cut input_ids afterwards (max_length=None in SFTConfig, "
+    'which plugin.training_args_kwargs("sft") sets), and map again if media files or options changed.'
 )
 
 

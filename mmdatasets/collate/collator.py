@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
-from transformers import BatchFeature
 
+from mmdatasets.collate.batch import Batch, cast_media
+from mmdatasets.collate.position_ids import ModelPositions
 from mmdatasets.collate.rows import RowMedia, media_of
 from mmdatasets.errors import CollateError, MediaError
 from mmdatasets.features import INPUT_IDS, LABELS
@@ -32,24 +33,36 @@ class MultimodalCollator:
         ensure_media: Gives a batch a blank item for each of the model's towers (of images and videos, of audio) that
             it has nothing for, whose tokens are neither attended to nor trained. Every rank of a sharded run then
             executes every tower, without which ZeRO-3 and FSDP wait forever.
+        dtype: What pixels and audio features are cast to; as the processor makes them when `None`.
+        return_tensors: `"pt"`, the only kind there is.
+        positions: Makes `position_ids`; the model makes them itself when `None`.
     """
 
     plugin: BasePlugin
     padding_side: Literal["left", "right"] | None = None
     pad_to_multiple_of: int | None = None
     ensure_media: bool = False
+    dtype: torch.dtype | None = None
+    return_tensors: Literal["pt"] = "pt"
+    positions: ModelPositions | None = None
 
     def __post_init__(self) -> None:
         if self.padding_side not in (None, "left", "right"):
             raise ValueError(f"padding_side must be 'left', 'right' or None, got {self.padding_side!r}")
         if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
             raise ValueError(f"pad_to_multiple_of must be a positive number of tokens, got {self.pad_to_multiple_of}")
+        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ValueError(
+                f"dtype must be a floating torch.dtype such as torch.bfloat16, or None; got {self.dtype!r}"
+            )
+        _check_return_tensors(self.return_tensors)
 
-    def __call__(self, rows: Sequence[Mapping[str, object]]) -> BatchFeature:
+    def __call__(self, rows: Sequence[Mapping[str, object]], return_tensors: str | None = None) -> Batch:
         """Makes a batch.
 
         Args:
             rows: Rows with `input_ids`, optionally `labels`, and the media columns.
+            return_tensors: `"pt"` or `None`; collators of transformers take it here too.
 
         Returns:
             What the model's forward takes: `input_ids`, `attention_mask`, `labels` (all `torch.int64`, `(batch,
@@ -58,7 +71,9 @@ class MultimodalCollator:
         Raises:
             MediaError: If a media item cannot be decoded. Names row, index and source.
             CollateError: If rows were not mapped, lack their media, or do not fit it.
+            ValueError: If other than torch tensors are asked for.
         """
+        _check_return_tensors(return_tensors or self.return_tensors)
         if not rows:
             raise CollateError("there are no rows to make a batch of")
         sequences = {INPUT_IDS: [token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]}
@@ -67,7 +82,7 @@ class MultimodalCollator:
             sequences[LABELS] = [token_list(row, LABELS, index) for index, row in enumerate(rows)]
             check_lengths(sequences[INPUT_IDS], sequences[LABELS])
         media = self.fill_towers(self.media_of_rows(rows), sequences)
-        return BatchFeature(self.complete(self.pad(sequences), media))
+        return Batch(self.complete(self.pad(sequences), media))
 
     def complete(
         self, batch: dict[str, torch.Tensor], media: Sequence[RowMedia], copies: int = 1
@@ -80,8 +95,15 @@ class MultimodalCollator:
             copies: How many sequences share a row's media; see `mmdatasets.collate.inputs.make_inputs`.
         """
         inputs = self.plugin.collated_inputs(media, batch[INPUT_IDS].tolist(), copies)
-        batch |= {name: to_tensor(value) for name, value in inputs.items()}
-        return self.plugin.finish_batch(self.plugin.engine, batch)
+        batch |= {name: self._as_input(name, value) for name, value in inputs.items()}
+        batch = self.plugin.finish_batch(self.plugin.engine, batch)
+        if self.positions is not None:
+            batch["position_ids"] = self.positions(batch)
+        return batch
+
+    def _as_input(self, name: str, value: object) -> torch.Tensor:
+        made = to_tensor(value)
+        return made if self.dtype is None else cast_media(name, made, self.dtype)  # type: ignore[return-value]
 
     def media_of_rows(self, rows: Sequence[Mapping[str, object]]) -> list[RowMedia]:
         """The media of each row, in the order of the text.
@@ -144,6 +166,11 @@ class MultimodalCollator:
         return {name: _pad_rows(rows, length, values.get(name, 0), side) for name, rows in sequences.items()}
 
 
+def _check_return_tensors(kind: str) -> None:
+    if kind != "pt":
+        raise ValueError(f"return_tensors={kind!r}: batches are torch tensors, for which it is 'pt'")
+
+
 def to_tensor(value: object) -> torch.Tensor:
     """Makes lists of numbers a tensor. Lists of tensors stay, also those that are empty for want of media."""
     leaf = value
@@ -170,7 +197,8 @@ def token_list(row: Mapping[str, object], column: str, index: int) -> list[int]:
     value = row.get(column)
     if value is None:
         raise CollateError(
-            f"no {column!r} among its columns ({', '.join(row)}): map the dataset with plugin.transform first",
+            f"no {column!r} among its columns ({', '.join(row)}): map the dataset with plugin.transform first, and "
+            "have the trainer keep its columns (plugin.training_args_kwargs() sets remove_unused_columns=False)",
             row=f"{index} of the batch",
         )
     return value.tolist() if hasattr(value, "tolist") else list(value)  # type: ignore[call-overload, no-any-return]
@@ -186,6 +214,6 @@ def check_lengths(batch_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[
         if len(ids) != len(targets):
             raise CollateError(
                 f"{len(ids)} input_ids but {len(targets)} labels: do not cut one of them after the map "
-                "(max_length=None in SFTConfig)",
+                '(max_length=None in SFTConfig, which plugin.training_args_kwargs("sft") sets)',
                 row=f"{index} of the batch",
             )

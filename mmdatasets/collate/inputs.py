@@ -71,7 +71,7 @@ def _repeated(value: object, copies: int) -> object:
 
 
 def _load(engine: Engine, media: Sequence[RowMedia]) -> list[list[MediaInput]]:
-    """Decodes a batch's media, images that several rows share once."""
+    """Decodes a batch's media, what several rows share once. Nothing is kept beyond the batch."""
     decoded: dict[object, MediaInput] = {}
     rows = []
     for index, row in enumerate(media):

@@ -16,7 +16,6 @@ from mmdatasets._version import __version__
 from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, MediaColumns, Message, check_placeholders, normalise
 from mmdatasets.chat.labels import TRAIN_ON, TrainOn
 from mmdatasets.chat.layouts import LAYOUTS, TOOLS, Layout, LayoutName, find_layout, read_tools
-from mmdatasets.collate.collator import MultimodalCollator
 from mmdatasets.collate.inputs import MediaInputs, make_inputs
 from mmdatasets.collate.rows import RowMedia, flat_references, plan_references, split_rows
 from mmdatasets.errors import MediaError, MMDatasetsError
@@ -27,6 +26,7 @@ from mmdatasets.plugins.hooks import FamilyHooks
 from mmdatasets.plugins.pickling import canonical
 from mmdatasets.plugins.preferences import PreferenceStages
 from mmdatasets.plugins.stage_inputs import options_of
+from mmdatasets.plugins.training import Training
 from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_media, write_batch
 from mmdatasets.transforms.engine import Engine
 from mmdatasets.transforms.own_messages import write_messages
@@ -43,7 +43,7 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(FamilyHooks, PreferenceStages):
+class BasePlugin(Training, FamilyHooks, PreferenceStages):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
@@ -218,7 +218,7 @@ class BasePlugin(FamilyHooks, PreferenceStages):
             images, videos, audios, lengths["image"], lengths["video"], lengths["audio"], batch_ids, self.processor
         )
 
-    # ------------------------------------------------------------------------------------- transform and collator
+    # --------------------------------------------------------------------------------------------- the transform
 
     def transform(self, batch: Batch, indices: Sequence[int] | None = None) -> pa.Table | dict[str, list[object]]:
         """Tokenises a batch of chats, for `dataset.map(plugin.transform, batched=True)`.
@@ -312,23 +312,6 @@ class BasePlugin(FamilyHooks, PreferenceStages):
         consumed = self._layout_among(names, booleans).consumed(names) if source else ()
         replaced = [*consumed, *(columns[modality] for modality in self.modalities)]
         return tokenised_features(self.modalities, source, replaced)
-
-    def collator(
-        self,
-        *,
-        padding_side: Literal["left", "right"] | None = None,
-        pad_to_multiple_of: int | None = None,
-        ensure_media: bool = False,
-    ) -> MultimodalCollator:
-        """The collator that makes batches of mapped rows, for `Trainer(data_collator=...)` or a `DataLoader`.
-
-        Args:
-            padding_side: Where rows are padded; as the tokenizer does it when `None`.
-            pad_to_multiple_of: Pads to a multiple of this many tokens.
-            ensure_media: Gives a batch a blank item, masked out, for each of the model's towers that it has nothing
-                for, so that every rank of a sharded run executes every tower.
-        """
-        return MultimodalCollator(self, padding_side, pad_to_multiple_of, ensure_media)
 
     # ------------------------------------------------------------------------------------------------ machinery
 

@@ -12,7 +12,10 @@ from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaShape, Modality
 
 if TYPE_CHECKING:
+    import torch
+
     from mmdatasets.planning.dry_run import ProcessorRunner
+    from mmdatasets.transforms.engine import Engine
 
 
 _SPAN = ("<|vision_start|>", "<|vision_end|>")
@@ -61,3 +64,9 @@ class QwenOmniPlugin(Qwen2VLPlugin):
             if count:
                 return Expansion(runner.placeholders["audio"], (count,))
         return super().plan_item(runner, shape)
+
+    def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Tells the model that sound tracks stand among the tokens of their videos; it miscounts positions else."""
+        if engine.options.use_audio_in_video and "video_grid_thw" in batch and "input_features" in batch:
+            return {**batch, "use_audio_in_video": True}  # type: ignore[dict-item]
+        return batch

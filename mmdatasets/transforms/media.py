@@ -15,6 +15,7 @@ from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError, Med
 from mmdatasets.media.audio import decode_audio, probe_audio
 from mmdatasets.media.audio_plan import fit_num_samples, plan_audio_chunks, planned_num_samples
 from mmdatasets.media.clip import VideoClip, split_clip
+from mmdatasets.media.identity import identity
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.resize import resize
@@ -285,29 +286,28 @@ class MediaReader:
         plans: Sequence[MediaPlan | None],
         decoded: dict[object, MediaInput] | None = None,
     ) -> list[MediaInput]:
-        """Decodes media as planned, each distinct image once.
+        """Decodes media as planned, each distinct item once.
 
         Args:
             items: The items.
             plans: What was planned of each; an image may have none.
-            decoded: Images that are decoded already, by identity of their files; those decoded here are added.
+            decoded: Items that are decoded already, by what they are; those decoded here are added.
 
         Raises:
             MediaError: If one cannot be decoded, or is not what was planned. Names column, index and source.
         """
-        images = {} if decoded is None else decoded
+        known = {} if decoded is None else decoded
         loaded: list[MediaInput] = []
         for position, (item, plan) in enumerate(zip(items, plans, strict=True)):
-            key = _identity(item.reference)
-            known = images.get(key) if item.modality == "image" else None
+            # A plan says which frames or samples; of an image all pixels are decoded.
+            key = (item.modality, identity(item.reference), None if item.modality == "image" else plan)
             try:
-                made = self._load_one(item, plan) if known is None else known
+                made = known[key] if key in known else self._load_one(item, plan)
                 if plan is not None:
                     _check(made, self.shape(plan))
             except MediaError as error:
                 raise self._located(error, item, index_of(items, position)) from error.__cause__
-            if item.modality == "image":
-                images[key] = made
+            known[key] = made
             loaded.append(made)
         return loaded
 
@@ -344,13 +344,6 @@ def index_of(items: Sequence[MediaItem], position: int) -> int:
     wanted = items[position]
     earlier = [item for item in items[: position + 1] if item.modality == wanted.modality]
     return sum(one is not other for one, other in pairwise(earlier))
-
-
-def _identity(reference: MediaReference) -> object:
-    """Equal for references to the same file."""
-    if isinstance(reference, dict):
-        return reference.get("bytes") or reference.get("path") or id(reference)
-    return reference if isinstance(reference, str | bytes) else id(reference)
 
 
 def _check(made: MediaInput, planned: MediaShape) -> None:

@@ -20,7 +20,7 @@ from mmdatasets.testing.audio import write_audio
 from mmdatasets.testing.standins import build_standin, list_standins
 from mmdatasets.testing.video import VideoSpec, write_video
 from mmdatasets.transforms import media as media_module
-from tests.chat.chats import assistant, user
+from tests.chat.chats import user
 
 Row: TypeAlias = dict[str, object]
 
