@@ -34,9 +34,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "demo",
         help="run the whole way from a JSONL file to a short training run, offline",
         description=(
-            "Reads conversations with images from a JSONL file, maps them to token ids, labels and image sizes (no "
-            "image is decoded for that), shows one row and one batch, trains a tiny model with random weights for a "
-            "few steps, and saves the mapped dataset. Without --processor it uses a small Qwen2-VL processor that "
+            "Reads conversations with media from a JSON or JSONL file, maps them to token ids, labels and media sizes "
+            "(nothing is decoded for that), shows one row and one batch, trains a tiny model with random weights for "
+            "a few steps, and saves the mapped dataset. Without --processor it uses a small Qwen2-VL processor that "
             "comes with the package, and needs no network. It never needs a GPU."
         ),
     )
@@ -49,11 +49,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--data",
-        metavar="FILE.jsonl",
+        metavar="FILE",
         type=Path,
         help='your conversations, one JSON object a line: {"messages": [{"role": "user", "content": "<image>What is '
-        'this?"}, {"role": "assistant", "content": "A cat."}], "images": ["cat.jpg"]}; image paths are relative to '
-        "the file's folder (default: 14 conversations about 6 photos that come with the package)",
+        'this?"}, {"role": "assistant", "content": "A cat."}], "images": ["cat.jpg"]}; or a JSON array of such '
+        "objects. Other layouts (conversations, prompt and completion, instruction and output, text) are told from "
+        "their keys, and there may be videos and audios. Paths are relative to the file's folder (default: 14 "
+        "conversations about 6 photos that come with the package)",
     )
     parser.add_argument(
         "--output",
@@ -95,14 +97,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     from mmdatasets import auto_plugin
     from mmdatasets.cli.output import check_output, save_dataset
-    from mmdatasets.cli.rows import read_chat_jsonl
+    from mmdatasets.cli.rows import read_chats
     from mmdatasets.cli.tiny_training import check_can_train
 
     output: Path = args.output
     check_output(output)
     check_can_train()
     data: Path = args.data or Path(str(resources.files("mmdatasets.testing"))) / "data" / "chat.jsonl"
-    dataset = read_chat_jsonl(data)
+    dataset = read_chats(data)
     processor = _load_processor(args.processor, console)
     options = MediaOptions(image_max_pixels=args.max_pixels or None, media_root=str(data.parent.absolute()))
     plugin = auto_plugin(processor, options=options)
@@ -176,11 +178,14 @@ def _map(plugin: BasePlugin, dataset: Dataset, console: Console) -> Dataset:
     seconds = time.perf_counter() - start
     tokens = sum(mapped["length"])
     media = [item["num_tokens"] for items in mapped["media_info"] for item in items]
+    kinds = sorted({item["modality"] for items in mapped["media_info"] for item in items})
+    kind = kinds[0] if len(kinds) == 1 else "media" if kinds else "image"
     console.print(
-        f"Read {len(media)} image headers, decoded no image: {seconds:.2f} s, {len(mapped) / seconds:,.0f} rows/s, "
+        f"Read {len(media)} {kind} headers, decoded no {kind}: {seconds:.2f} s, {len(mapped) / seconds:,.0f} rows/s, "
         "start-up included."
     )
-    console.print(f"{tokens:,} tokens, {sum(media):,} of them for images.")
+    plural = f"{kind}s" if kind in ("image", "video") else kind
+    console.print(f"{tokens:,} tokens, {sum(media):,} of them for {plural}.")
     return mapped
 
 

@@ -79,8 +79,17 @@ def _media_note(row: MappedRow, start: int, end: int) -> str:
     for item in row["media_info"]:
         counts[item["modality"]] = counts.get(item["modality"], 0) + 1
         if item["start"] <= start and end <= item["end"]:
-            return f" ({item['modality']} {counts[item['modality']]}: {item['width']}x{item['height']} pixels)"
+            return f" ({item['modality']} {counts[item['modality']]}: {_size(item)})"
     return ""
+
+
+def _size(item: MediaRecord) -> str:
+    """What is said of an item's size."""
+    if item["width"] is None:
+        return f"{item['num_samples']:,} samples"
+    frames = item["frame_indices"]
+    pixels = f"{item['width']}x{item['height']} pixels"
+    return pixels if frames is None else f"{len(frames)} frames of {pixels}"
 
 
 def batch_table(batch: Mapping[str, torch.Tensor]) -> Table:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from transformers import BatchFeature
 
+from mmdatasets.collate.batch import Batch
 from mmdatasets.collate.collator import MultimodalCollator, TokenLists, check_lengths, to_tensor, token_list
 from mmdatasets.errors import CollateError
 from mmdatasets.features import CHOSEN_IDS, CHOSEN_LABELS, INPUT_IDS, LABEL, LABELS, REJECTED_IDS, REJECTED_LABELS
@@ -49,6 +49,7 @@ class PreferenceCollator:
         pad_to_multiple_of: Pads to a multiple of this many tokens.
         ensure_media: See `MultimodalCollator`.
         with_kl: See `trainer`.
+        dtype: See `MultimodalCollator`.
     """
 
     plugin: BasePlugin
@@ -57,15 +58,18 @@ class PreferenceCollator:
     pad_to_multiple_of: int | None = None
     ensure_media: bool = False
     with_kl: bool = True
+    dtype: torch.dtype | None = None
     _base: MultimodalCollator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.trainer not in get_args(PreferenceTrainer):
             known = ", ".join(map(repr, get_args(PreferenceTrainer)))
             raise ValueError(f"trainer={self.trainer!r} is none of {known}")
-        self._base = MultimodalCollator(self.plugin, self.padding_side, self.pad_to_multiple_of, self.ensure_media)
+        self._base = MultimodalCollator(
+            self.plugin, self.padding_side, self.pad_to_multiple_of, self.ensure_media, self.dtype
+        )
 
-    def __call__(self, rows: Sequence[Mapping[str, object]]) -> BatchFeature:
+    def __call__(self, rows: Sequence[Mapping[str, object]]) -> Batch:
         """Makes a batch.
 
         Args:
@@ -89,14 +93,14 @@ class PreferenceCollator:
         sequences[_MASK] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
         media = self._base.media_of_rows(rows)
         if self.trainer == "kto":
-            return BatchFeature(self._kto(sequences, media) | {LABEL: _verdicts(rows, len(columns))})
+            return Batch(self._kto(sequences, media) | {LABEL: _verdicts(rows, len(columns))})
         media = self._base.fill_towers(media, sequences)
         batch = _masked(self._base.complete(self._base.pad(sequences), media, len(columns)))
         if self.trainer == "reward":
             batch.pop("completion_mask")
             if rows[0].get(_MARGIN) is not None:
                 batch[_MARGIN] = torch.tensor([row[_MARGIN] for row in rows], dtype=torch.float32)
-        return BatchFeature(batch)
+        return Batch(batch)
 
     def _columns(self, rows: Sequence[Mapping[str, object]]) -> tuple[tuple[str, str], ...]:
         """The columns of the rows' sequences."""

@@ -19,6 +19,7 @@ class FramewisePlugin(BasePlugin):
     """Videos of different frame counts stand in one tensor `(1, num_frames, ...)`, the frames of all."""
 
     frames_are_independent: ClassVar[bool] = True
+    outputs_are_stacked: ClassVar[bool] = False
 
 
 @dataclass(eq=False)
@@ -31,6 +32,8 @@ class VideoLlavaPlugin(FramewisePlugin):
 @dataclass(eq=False)
 class InternVLPlugin(FramewisePlugin):
     """Tiles of images and frames of videos are `pixel_values` together, in the order of the text."""
+
+    outputs_are_stacked: ClassVar[bool] = True
 
     def process_media(
         self, engine: Engine, rows: Sequence[Sequence[MediaInput]]

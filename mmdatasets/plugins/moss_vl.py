@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class MossVLPlugin(BasePlugin):
     processor, where it reads files itself, also shares `max_frames` among those of a call; here each may have as many,
     `MediaOptions(video_max_frames=...)` bounds them.)
     """
+
+    outputs_are_stacked: ClassVar[bool] = False  # with more rows, the budget is shared by more
 
     def media_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> Mapping[Modality, tuple[str, str]]:
         """The placeholders that the processor looks for, and the image token, which frames have as well."""

@@ -10,6 +10,7 @@ from mmdatasets.transforms.preference import preference_features, transform_pref
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import torch
     from datasets import Features
 
     from mmdatasets.plugins.base import BasePlugin
@@ -59,6 +60,7 @@ class PreferenceStages:
         pad_to_multiple_of: int | None = None,
         ensure_media: bool = False,
         with_kl: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> PreferenceCollator:
         """The collator that makes batches of such rows for a trainer of TRL.
 
@@ -69,7 +71,8 @@ class PreferenceStages:
             ensure_media: See `collator`.
             with_kl: Whether `"kto"` batches have the mismatched answers that its KL term is estimated with; not with
                 `loss_type="apo_zero_unpaired"`.
+            dtype: See `collator`.
         """
         return PreferenceCollator(
-            cast("BasePlugin", self), trainer, padding_side, pad_to_multiple_of, ensure_media, with_kl
+            cast("BasePlugin", self), trainer, padding_side, pad_to_multiple_of, ensure_media, with_kl, dtype
         )

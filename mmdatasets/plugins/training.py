@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from mmdatasets.collate.collator import MultimodalCollator
 from mmdatasets.collate.position_ids import ModelPositions
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from mmdatasets.plugins.base import BasePlugin
 
-_TRAINERS = ("trainer", "sft")
+TrainerName: TypeAlias = Literal["trainer", "sft", "dpo", "reward", "kto"]
+"""`transformers.Trainer`, or TRL's `SFTTrainer`, `DPOTrainer`, `RewardTrainer` or `KTOTrainer`."""
 
 
 class Training:
@@ -62,31 +63,37 @@ class Training:
             ModelPositions(config) if position_ids and config is not None else None,
         )
 
-    def training_args_kwargs(self, trainer: Literal["trainer", "sft"] = "trainer") -> dict[str, object]:
+    def training_args_kwargs(self, trainer: TrainerName = "trainer") -> dict[str, object]:
         """The settings without which a trainer spoils the collator's rows, as keyword arguments of its configuration.
 
         `TrainingArguments(**plugin.training_args_kwargs(), ...)`; for TRL
-        `SFTConfig(**plugin.training_args_kwargs("sft"), ...)`.
+        `SFTConfig(**plugin.training_args_kwargs("sft"), ...)`, and with `preference_collator`
+        `DPOConfig(**plugin.training_args_kwargs("dpo"), ...)` and its like.
 
         Args:
-            trainer: `"trainer"` for `transformers.Trainer`, `"sft"` for `trl.SFTTrainer`.
+            trainer: See `TrainerName`.
 
         Returns:
             `remove_unused_columns=False`: the model does not know the columns that the collator reads.
             `accelerator_config` with `dispatch_batches=False`: a streaming dataset's batches are otherwise made in one
             process and cut apart along the first dimension, which for pixels is not that of rows. For TRL also
-            `max_length=None` and `skip_prepare_dataset`: rows are tokenised, and would otherwise be cut, through
-            images too.
+            `max_length=None`, and for its `SFTTrainer` `skip_prepare_dataset`: rows are tokenised, and would otherwise
+            be cut, through images too. (The other trainers tell from the columns that a dataset is prepared.) For
+            `"kto"` also `train_sampling_strategy="sequential"`, which its default loss needs.
 
         Raises:
             ValueError: If there is no such trainer.
         """
-        if trainer not in _TRAINERS:
-            raise ValueError(f"trainer={trainer!r} is none of {', '.join(map(repr, _TRAINERS))}")
+        if trainer not in get_args(TrainerName):
+            raise ValueError(f"trainer={trainer!r} is none of {', '.join(map(repr, get_args(TrainerName)))}")
         settings: dict[str, object] = {
             "remove_unused_columns": False,
             "accelerator_config": {"dispatch_batches": False},
         }
+        if trainer != "trainer":
+            settings["max_length"] = None
         if trainer == "sft":
-            settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+            settings["dataset_kwargs"] = {"skip_prepare_dataset": True}
+        if trainer == "kto":
+            settings["train_sampling_strategy"] = "sequential"
         return settings

@@ -17,8 +17,9 @@ from datasets import load_from_disk
 from mmdatasets import MediaOptions, auto_plugin
 from mmdatasets.cli import tiny_training
 from mmdatasets.cli.main import main
-from mmdatasets.cli.rows import read_chat_jsonl
+from mmdatasets.cli.rows import read_chats
 from mmdatasets.testing import build_processor, make_image
+from mmdatasets.testing.video import VideoSpec, write_video
 
 DATA = Path(str(resources.files("mmdatasets.testing"))) / "data"
 
@@ -53,7 +54,7 @@ def test_offline_demo_maps_collates_trains_and_saves(tmp_path, capsys):
     assert "[[A tabby cat with green eyes.<|im_end|>" in text
 
     mapped = load_from_disk(str(output))
-    source = read_chat_jsonl(DATA / "chat.jsonl")
+    source = read_chats(DATA / "chat.jsonl")
     assert len(mapped) == len(source)
     assert [len(items) for items in mapped["media_info"]] == [len(images) for images in source["images"]]
     sizes = {(item["width"], item["height"]) for items in mapped["media_info"] for item in items}
@@ -71,7 +72,7 @@ def test_map_decodes_no_image(tmp_path):
 
     def mapped(folder):
         plugin = auto_plugin(processor, options=MediaOptions(media_root=str(folder)))
-        return read_chat_jsonl(folder / "chat.jsonl").map(plugin.transform, batched=True, with_indices=True)
+        return read_chats(folder / "chat.jsonl").map(plugin.transform, batched=True, with_indices=True)
 
     processor = build_processor("qwen2_vl")
     expected, cut = mapped(DATA), mapped(tmp_path / "data")
@@ -189,7 +190,7 @@ def test_images_inside_of_typed_parts_are_relative_to_the_file(tmp_path, capsys,
     assert mapped[0]["images"][0]["bytes"] == (DATA / "cat.jpg").read_bytes()
 
 
-@pytest.mark.parametrize("wrong", [{"image": "cat.jpg"}, {"images": None}])
+@pytest.mark.parametrize("wrong", [{"picture": "cat.jpg"}, {"images": None}])
 def test_placeholders_of_a_row_without_images_are_an_error_that_names_the_row(tmp_path, capsys, wrong):
     shutil.copy(DATA / "cat.jpg", tmp_path)
     data = write_chats(tmp_path, ("<image>Who?", "A cat.", ["cat.jpg"]), ("<image>Who?", "A cat."))
@@ -217,7 +218,7 @@ def test_literal_placeholders_are_text_where_the_list_of_images_is_empty(tmp_pat
             "row 1",
         ),
         ('{"messages": [', "line 1: not valid JSON"),
-        ('{"text": "Hello"}', 'expected "messages"'),
+        ('{"title": "Hello"}', "no column(s) with a chat"),
     ],
 )
 def test_bad_data_is_explained_without_a_traceback(tmp_path, capsys, content, message):
@@ -229,6 +230,36 @@ def test_bad_data_is_explained_without_a_traceback(tmp_path, capsys, content, me
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not (tmp_path / "output").exists()
+
+
+def test_other_layouts_and_media_are_shown_as_they_are(tmp_path, capsys, monkeypatch):
+    """A JSON array as LLaVA-Instruct is one, with a video in it."""
+    shutil.copy(DATA / "cat.jpg", tmp_path)
+    write_video(tmp_path / "clip.mp4", VideoSpec(num_frames=20, width=64, height=64))
+    rows = [
+        {"id": "0", "image": "cat.jpg", "conversations": turns("<image>\nWho?", "A cat.")},
+        {"id": "1", "video": "clip.mp4", "conversations": turns("<video>\nWhat?", "A pattern.")},
+    ]
+    (tmp_path / "llava.json").write_text(json.dumps(rows, indent=1), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--data", "llava.json", "--steps", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "Read 2 media headers, decoded no media" in text
+    assert "(image 1: 451x300 pixels)" in text
+    assert "pixel_values_videos" in text
+    assert "1 steps of 2 rows" in text
+
+
+def turns(question, answer):
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def test_plain_text_is_shown_and_trained_whole(tmp_path, capsys, monkeypatch):
+    shutil.copy(DATA / "cat.jpg", tmp_path)
+    (tmp_path / "text.jsonl").write_text('{"text": "<image>A cat.", "image": "cat.jpg"}\n', "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--data", "text.jsonl", "--steps", "1"]) == 0
+    assert "[[A cat.<|im_end|>]]" in capsys.readouterr().out
 
 
 def test_rows_without_an_answer_are_not_trained(tmp_path, capsys):

@@ -25,13 +25,13 @@ class Qwen2VLReward(GenericForSequenceClassification, Qwen2VLPreTrainedModel):
     """transformers has no Qwen2-VL with a head for scores: its own generic head makes one."""
 
 
-def settings(kind: type, folder: Path, **further: object) -> object:
+def settings(plugin, trainer: str, folder: Path, **further: object) -> object:
+    kind = {"dpo": DPOConfig, "kto": KTOConfig, "reward": RewardConfig}[trainer]
     return kind(
+        **plugin.training_args_kwargs(trainer),
         output_dir=str(folder),
         max_steps=STEPS,
         per_device_train_batch_size=2,
-        max_length=None,
-        remove_unused_columns=False,
         learning_rate=1e-2,
         logging_steps=1,
         save_strategy="no",
@@ -93,7 +93,7 @@ def test_dpo_trainer(family: str, image_file, tmp_path) -> None:
     trainer = DPOTrainer(
         model=model,
         ref_model=build_model(family, processor),
-        args=settings(DPOConfig, tmp_path),
+        args=settings(plugin, "dpo", tmp_path),
         train_dataset=mapped(plugin, pairs(image_file)),
         data_collator=plugin.preference_collator(),
         processing_class=processor,
@@ -116,7 +116,7 @@ def test_kto_trainer(family: str, image_file, tmp_path) -> None:
     trainer = KTOTrainer(
         model=model,
         ref_model=build_model(family, processor),
-        args=settings(KTOConfig, tmp_path, train_sampling_strategy="sequential"),
+        args=settings(plugin, "kto", tmp_path),
         train_dataset=mapped(plugin, rows),
         data_collator=plugin.preference_collator("kto"),
         processing_class=processor,
@@ -132,7 +132,7 @@ def test_kto_trainer_on_pairs(image_file, tmp_path) -> None:
     trainer = KTOTrainer(
         model=model,
         ref_model=build_model("qwen2_vl", processor),
-        args=settings(KTOConfig, tmp_path, loss_type="apo_zero_unpaired"),
+        args=settings(plugin, "kto", tmp_path, loss_type="apo_zero_unpaired"),
         train_dataset=mapped(plugin, pairs(image_file)),
         data_collator=plugin.preference_collator("kto", with_kl=False),
         processing_class=processor,
@@ -156,7 +156,7 @@ def test_reward_trainer(family: str, image_file, tmp_path) -> None:
     before = weights(model)
     trainer = RewardTrainer(
         model=model,
-        args=settings(RewardConfig, tmp_path),
+        args=settings(plugin, "reward", tmp_path),
         train_dataset=mapped(plugin, rows),
         data_collator=plugin.preference_collator("reward"),
         processing_class=processor.tokenizer,

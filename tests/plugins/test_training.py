@@ -145,5 +145,5 @@ def test_cut_rows_name_the_setting_of_sft(plugin, mapped) -> None:
 
 
 def test_other_trainers_are_refused(plugin) -> None:
-    with pytest.raises(ValueError, match="trainer='dpo' is none of 'trainer', 'sft'"):
-        plugin.training_args_kwargs("dpo")
+    with pytest.raises(ValueError, match="trainer='grpo' is none of 'trainer', 'sft', 'dpo'"):
+        plugin.training_args_kwargs("grpo")

@@ -12,6 +12,7 @@ import torch
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.generic import StandardPlugin
 from mmdatasets.plugins.minicpmv import MiniCPMVPlugin
+from mmdatasets.plugins.minicpmv4_6 import MiniCPMV46Plugin
 from mmdatasets.plugins.moss_vl import MossVLPlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Subject, run_cell
@@ -270,6 +271,13 @@ def test_what_a_plugin_raises_is_a_failure(media_folder: Path) -> None:
     assert cell.failures == {"batch": "KeyError: 'a fault of its own'"}
 
 
+@dataclass(eq=False)
+class StackingPlugin(MiniCPMV46Plugin):
+    """Would repeat patches along the wrong dimension, for the two sides of preference data."""
+
+    outputs_are_stacked = True
+
+
 @pytest.mark.parametrize(
     ("plugin_class", "family", "scenario", "found"),
     [
@@ -278,6 +286,7 @@ def test_what_a_plugin_raises_is_a_failure(media_folder: Path) -> None:
         (UnmaskedPlugin, "qwen2_vl", "mixed batch", {"tensors", "pixel budget", "logits", "other padding"}),
         (RightHandedPlugin, "qwen2_vl", "rows of different counts", {"other padding"}),
         (SpendthriftPlugin, "qwen2_vl", "one image", {"pixel budget"}),
+        (StackingPlugin, "minicpmv4_6", "rows of different counts", {"tensors"}),
         (AnyMediaPlugin, "qwen2_vl", "text only", {"ensured media"}),
     ],
 )

@@ -25,7 +25,12 @@ _BUDGET = 40_000
 
 
 def tensors(run: Run, expected: Expected) -> None:
-    """The batch is exactly the oracle's; where that takes rows alone only, each row's batch is exactly its."""
+    """The batch is exactly the oracle's; where that takes rows alone only, each row's batch is exactly its.
+
+    Tensors that preference data repeats for its two sides are those of the rows twice.
+    """
+    if len(run.rows) > 1 and run.plugin.outputs_are_stacked:
+        _require_stacked(run)
     if expected.batch is not None:
         _require_same(run, run.batch, expected.batch)
         return
@@ -33,6 +38,15 @@ def tensors(run: Run, expected: Expected) -> None:
         if theirs is None:
             raise NotApplicable("the oracle refuses a row")
         _require_same(run, _collated(run, run.plugin, [row]), theirs)
+
+
+def _require_stacked(run: Run) -> None:
+    collator = run.plugin.collator(padding_side=run.oracle.padding_side)
+    media = collator.media_of_rows(run.mapped)
+    ids = [list(row["input_ids"]) for row in run.mapped] * 2  # type: ignore[call-overload]
+    padded = collator.pad({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]})
+    repeated, twice = collator.complete(dict(padded), media, 2), collator.complete(dict(padded), [*media, *media])
+    require_same_inputs(flat(repeated), flat(twice))
 
 
 def pixel_budget(run: Run, expected: Expected) -> None:
