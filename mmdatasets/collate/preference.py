@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
 
 PreferenceTrainer: TypeAlias = Literal["dpo", "reward", "kto"]
-"""TRL's trainer that a batch is for: `DPOTrainer`, `RewardTrainer` or `KTOTrainer`."""
+"""TRL's trainer that a batch is for: `DPOTrainer`, `RewardTrainer` or `KTOTrainer`.
+
+What the trainers of TRL 1.16 refuse: `DPOTrainer` and `KTOTrainer` leave a dataset as it is where it has a column
+`images` and they are given a processor. With a tokenizer alone, for text-only models, give them the dataset unmapped.
+With such a column they refuse `precompute_ref_log_probs=True`. `RewardTrainer` takes a tokenizer, no processor, and a
+model with `num_labels=1`.
+"""
 
 _SIDES = ((CHOSEN_IDS, CHOSEN_LABELS), (REJECTED_IDS, REJECTED_LABELS))
 _ALONE = ((INPUT_IDS, LABELS),)
