@@ -34,7 +34,7 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
     Anything else is decoded.
 
     Returns:
-        Rate, channels and number of samples; `None` where there are none.
+        Rate, channels, number of samples and when they start; `None` where there are none.
     """
     packets = container.demux(stream)
     first, steady, count = _decode_start(packets)
@@ -45,7 +45,7 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
         count += sum(frame.samples for packet in packets for frame in packet.decode())
     else:
         count += _count_rest(packets, samples_of)
-    return AudioInfo(first.sample_rate, first.layout.nb_channels, count)
+    return AudioInfo(first.sample_rate, first.layout.nb_channels, count, first.time or 0.0)
 
 
 def seek_near(container: InputContainer, stream: AudioStream, start_s: float) -> int | None:

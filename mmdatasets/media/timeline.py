@@ -46,6 +46,11 @@ class Timeline:
         return times
 
     @property
+    def starts_at_s(self) -> float:
+        """Seconds by the file's clock at which the first frame is shown; 0 where nothing tells."""
+        return 0.0 if self.ticks is None else float(int(self.ticks[0]) * self.time_base)
+
+    @property
     def duration_s(self) -> float | None:
         """Seconds from the first frame on until the last one is gone."""
         exact = self._exact_duration()

@@ -74,6 +74,7 @@ def _info(timeline: Timeline, size: tuple[int, int], *, has_audio: bool) -> Vide
         fps=timeline.fps,
         duration_s=timeline.duration_s,
         has_audio=has_audio,
+        starts_at_s=timeline.starts_at_s,
     )
 
 
