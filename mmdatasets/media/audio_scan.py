@@ -41,7 +41,8 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
     if first is None:
         return None
     samples_of = _samples_by_packet(stream.codec_context.name, steady)
-    if samples_of is None:
+    # In Ogg another stream may follow, with padding of its own where the first one ends.
+    if samples_of is None or container.format.name == "ogg":
         count += sum(frame.samples for packet in packets for frame in packet.decode())
     else:
         count += _count_rest(packets, samples_of)
