@@ -42,7 +42,7 @@ def without_spectrograms(processor: ProcessorMixin | PreTrainedTokenizerBase) ->
     """
     extractor = getattr(processor, "feature_extractor", None)
     own = getattr(type(extractor), "_torch_extract_fbank_features", None)
-    if own is not None and own is WhisperFeatureExtractor._torch_extract_fbank_features:
+    if extractor is not None and own is WhisperFeatureExtractor._torch_extract_fbank_features:
         shapes = copy.copy(extractor)
         shapes._torch_extract_fbank_features = _Shapes(extractor)
     elif isinstance(extractor, (Gemma3nAudioFeatureExtractor, Gemma4AudioFeatureExtractor)):
