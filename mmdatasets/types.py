@@ -90,6 +90,9 @@ class VideoInfo:
         has_audio: Whether there is a sound track.
         is_frame_list: Whether it is given as a list of images, and so was sampled already.
         starts_at_s: Seconds by the file's clock at which the first frame is displayed; 0 where nothing tells.
+        stated_num_frames: How many frames the header states, rightly or not, and nothing goes by; `None` where it
+            states none.
+        stated_duration_s: Seconds that the header states, likewise.
     """
 
     width: int
@@ -101,6 +104,8 @@ class VideoInfo:
     has_audio: bool = False
     is_frame_list: bool = False
     starts_at_s: float = 0.0
+    stated_num_frames: int | None = None
+    stated_duration_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or self.num_frames < 1:
@@ -143,12 +148,15 @@ class AudioInfo:
         num_samples: Samples of each channel as decoded: counted where the header is wrong or silent.
         starts_at_s: Seconds by the file's clock at which the first sample is to be heard; 0 where nothing tells. Sound
             tracks of videos may start later or earlier than the frames.
+        stated_num_samples: Samples that the header states, rightly or not; nothing goes by it. `None` where it states
+            none.
     """
 
     sampling_rate: int
     num_channels: int
     num_samples: int
     starts_at_s: float = field(default=0.0, compare=False)
+    stated_num_samples: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.sampling_rate < 1 or self.num_channels < 1 or self.num_samples < 0:

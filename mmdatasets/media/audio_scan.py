@@ -46,7 +46,9 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
         count += sum(frame.samples for packet in packets for frame in packet.decode())
     else:
         count += _count_rest(packets, samples_of)
-    return AudioInfo(first.sample_rate, first.layout.nb_channels, count, first.time or 0.0)
+    rate = first.sample_rate
+    stated = round(stream.duration * stream.time_base * rate) if stream.duration and stream.time_base else None
+    return AudioInfo(rate, first.layout.nb_channels, count, first.time or 0.0, stated)
 
 
 def seek_near(container: InputContainer, stream: AudioStream, start_s: float) -> int | None:

@@ -46,7 +46,7 @@ class SoundfileReader:
                 sound.seek(sound.frames - 1)  # quick in this format
                 if len(sound.read(1)) != 1:
                     raise cut_off(f"its header says that it has {sound.frames:,} samples", source)
-            return AudioInfo(sound.samplerate, sound.channels, sound.frames)
+            return AudioInfo(sound.samplerate, sound.channels, sound.frames, stated_num_samples=sound.frames)
 
     def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
         """Decodes a range, all channels averaged: `(num_samples,)` and its sampling rate."""

@@ -454,3 +454,11 @@ def test_the_format_of_samples_may_change() -> None:
         frame.sample_rate, frame.pts = 8_000, 77
         gathered.add(frame)
     assert gathered.finish().tolist() == [0.5, -0.5, 0.25, 0.25, 0.125]
+
+
+def test_what_headers_state_is_kept_apart() -> None:
+    m4a = probe_audio(encode_audio(SAMPLES, 44100, "m4a"), MediaOptions())
+    assert m4a.stated_num_samples is not None
+    assert 0 < abs(m4a.num_samples - m4a.stated_num_samples) < 2048
+    assert probe_audio(WAV, MediaOptions()).stated_num_samples == 22050
+    assert probe_audio({"array": SAMPLES, "sampling_rate": 44100}, MediaOptions()).stated_num_samples is None
