@@ -44,7 +44,7 @@ class MediaRecord(TypedDict):
         num_source_frames: How many frames there were to choose from.
         fps: Average frames per second of the video.
         duration_s: Seconds that the frames were chosen from.
-        start_s: Where in the file the audio, or the sound of a video, begins, in seconds.
+        start_s: Where the audio, or the sound of a video, begins, in seconds from its first sample on.
         end_s: Where it ends; with the file when `None`.
         num_samples: Samples of audio, or of a video's sound where that is used, at the model's rate.
         start: First token of the item's media span in `input_ids`, the family's delimiters included.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ class VideoInfo:
         duration_s: Seconds, the last frame's own duration included; `None` where nothing tells.
         has_audio: Whether there is a sound track.
         is_frame_list: Whether it is given as a list of images, and so was sampled already.
+        starts_at_s: Seconds by the file's clock at which the first frame is displayed; 0 where nothing tells.
+        stated_num_frames: How many frames the header states, rightly or not, and nothing goes by; `None` where it
+            states none.
+        stated_duration_s: Seconds that the header states, likewise.
     """
 
     width: int
@@ -99,6 +103,9 @@ class VideoInfo:
     duration_s: float | None = None
     has_audio: bool = False
     is_frame_list: bool = False
+    starts_at_s: float = 0.0
+    stated_num_frames: int | None = None
+    stated_duration_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or self.num_frames < 1:
@@ -139,11 +146,17 @@ class AudioInfo:
         sampling_rate: Samples per second of each channel.
         num_channels: Channels.
         num_samples: Samples of each channel as decoded: counted where the header is wrong or silent.
+        starts_at_s: Seconds by the file's clock at which the first sample is to be heard; 0 where nothing tells. Sound
+            tracks of videos may start later or earlier than the frames.
+        stated_num_samples: Samples that the header states, rightly or not; nothing goes by it. `None` where it states
+            none.
     """
 
     sampling_rate: int
     num_channels: int
     num_samples: int
+    starts_at_s: float = field(default=0.0, compare=False)
+    stated_num_samples: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.sampling_rate < 1 or self.num_channels < 1 or self.num_samples < 0:
@@ -235,7 +248,7 @@ class MediaPlan:
         num_source_frames: How many frames there were to choose from.
         fps: Average frames per second of the video; `None` where nothing tells.
         duration_s: Seconds of the video, or of the wanted part of it; `None` where nothing tells.
-        start_s: Where in the file the audio, or the sound of a video, begins.
+        start_s: Where the audio, or the sound of a video, begins, in seconds from its first sample on.
         end_s: Where it ends; with the file when `None`.
         num_samples: Samples of audio, or of a video's sound where that is used, at the model's rate.
     """

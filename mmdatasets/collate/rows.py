@@ -12,6 +12,7 @@ import numpy as np
 from mmdatasets.errors import CollateError
 from mmdatasets.features import MEDIA_INFO, plan_of
 from mmdatasets.media.clip import is_frame_list
+from mmdatasets.planning.sound import SOUND_RANGE
 from mmdatasets.transforms.batches import stored_items
 from mmdatasets.types import MODALITIES, Expansion, MediaItem, Modality, VideoShape
 
@@ -170,6 +171,8 @@ def _of_these_frames(reference: MediaReference, plan: MediaPlan | None) -> Media
     if plan is None or plan.frames is None:
         return reference
     chosen: dict[str, object] = {"indices": list(plan.frames.indices), "start": plan.start_s, "end": plan.end_s}
+    if plan.num_samples is not None:
+        chosen[SOUND_RANGE] = (plan.start_s, plan.end_s)
     if isinstance(reference, Mapping):
         return {**reference, **chosen}
     if not is_frame_list(reference):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import av
 import av.stream
 import numpy as np
+from av.audio.fifo import AudioFifo
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # Sample format of FFmpeg, packed or planar -> its type.
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+_BLOCK = 2**15  # samples of each channel: few enough for the processor's cache
 # Of integers the value of silence, and of full scale above it.
 _SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
@@ -50,8 +52,9 @@ class PyAVReader:
 
     def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
         """Decodes a range, all channels averaged: `(num_samples,)` and its sampling rate."""
-        pieces: list[Waveform] = []
+        gathered = _Gatherer()
         first: AudioFrame | None = None
+        begin: int | None = None  # position of the first sample that is gathered
         with self.opened(file, source) as (container, stream):
             origin = seek_near(container, stream, start_s)
             for frame in container.decode(stream):
@@ -59,16 +62,21 @@ class PyAVReader:
                     first = frame
                     start, end = sample_bounds(first.sample_rate, start_s, end_s)
                     position = 0 if origin is None or first.pts is None else first.pts - origin
-                _check_alike(first, frame, source)
+                    rate, num_channels = first.sample_rate, first.layout.nb_channels
+                if frame.sample_rate != rate or frame.layout.nb_channels != num_channels:
+                    raise _changes(first, frame, source)
                 if end is not None and position >= end:
                     break
-                if position + frame.samples > start:
-                    until = None if end is None else end - position
-                    pieces.append(to_mono(_to_float(frame)[:, max(0, start - position) : until]))
-                position += frame.samples
+                count = frame.samples
+                if position + count > start:
+                    begin = position if begin is None else begin
+                    gathered.add(frame)
+                position += count
         if first is None:
             raise no_samples(start_s, source)
-        return np.concatenate(pieces or [np.empty(0, dtype=np.float32)]), first.sample_rate
+        begin = begin or 0
+        samples = gathered.finish()[max(0, start - begin) : None if end is None else max(0, end - begin)]
+        return samples, rate
 
     @contextmanager
     def opened(self, file: BinaryIO, source: str) -> Iterator[tuple[InputContainer, AudioStream]]:
@@ -139,14 +147,42 @@ def check_container(file: BinaryIO, source: str) -> None:
         pass
 
 
-def _check_alike(first: AudioFrame, frame: AudioFrame, source: str) -> None:
-    if (frame.sample_rate, frame.layout.nb_channels) != (first.sample_rate, first.layout.nb_channels):
-        raise MediaDecodeError(
-            f"the audio changes from {first.layout.nb_channels} channels at {first.sample_rate} Hz to "
-            f"{frame.layout.nb_channels} at {frame.sample_rate} Hz, {frame.time or 0:.2f} s from its start; convert "
-            "it",
-            source=source,
-        )
+class _Gatherer:
+    """Averages the channels of many frames at a time: for each alone that takes nearly as long as decoding it."""
+
+    def __init__(self) -> None:
+        self._waiting = AudioFifo()
+        self._pieces: list[Waveform] = []
+
+    def add(self, frame: AudioFrame) -> None:
+        """Takes the next frame, which loses its timestamp."""
+        frame.pts = None  # it may leave a gap
+        try:
+            self._waiting.write(frame)
+        except ValueError:  # the format of the samples changes
+            self._average()
+            self._waiting = AudioFifo()
+            self._waiting.write(frame)
+        if self._waiting.samples >= _BLOCK:
+            self._average()
+
+    def finish(self) -> Waveform:
+        """All of them, `(num_samples,)`."""
+        self._average()
+        return np.concatenate(self._pieces or [np.empty(0, dtype=np.float32)])
+
+    def _average(self) -> None:
+        block = self._waiting.read()
+        if block is not None:
+            self._pieces.append(to_mono(_to_float(block)))
+
+
+def _changes(first: AudioFrame, frame: AudioFrame, source: str) -> MediaDecodeError:
+    return MediaDecodeError(
+        f"the audio changes from {first.layout.nb_channels} channels at {first.sample_rate} Hz to "
+        f"{frame.layout.nb_channels} at {frame.sample_rate} Hz, {frame.time or 0:.2f} s from its start; convert it",
+        source=source,
+    )
 
 
 def _to_float(frame: AudioFrame) -> Waveform:

@@ -34,18 +34,21 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
     Anything else is decoded.
 
     Returns:
-        Rate, channels and number of samples; `None` where there are none.
+        Rate, channels, number of samples and when they start; `None` where there are none.
     """
     packets = container.demux(stream)
     first, steady, count = _decode_start(packets)
     if first is None:
         return None
     samples_of = _samples_by_packet(stream.codec_context.name, steady)
-    if samples_of is None:
+    # In Ogg another stream may follow, with padding of its own where the first one ends.
+    if samples_of is None or container.format.name == "ogg":
         count += sum(frame.samples for packet in packets for frame in packet.decode())
     else:
         count += _count_rest(packets, samples_of)
-    return AudioInfo(first.sample_rate, first.layout.nb_channels, count)
+    rate = first.sample_rate
+    stated = round(stream.duration * stream.time_base * rate) if stream.duration and stream.time_base else None
+    return AudioInfo(rate, first.layout.nb_channels, count, first.time or 0.0, stated)
 
 
 def seek_near(container: InputContainer, stream: AudioStream, start_s: float) -> int | None:

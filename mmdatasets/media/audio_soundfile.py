@@ -14,6 +14,7 @@ from mmdatasets.media.audio_complete import cut_off
 from mmdatasets.media.audio_plan import sample_bounds
 from mmdatasets.media.audio_pyav import PyAVReader
 from mmdatasets.media.mp3 import read_xing_header
+from mmdatasets.media.ogg import is_chained
 from mmdatasets.media.waveform import to_mono
 from mmdatasets.types import AudioInfo
 
@@ -31,6 +32,7 @@ _BLOCK = 2**20  # samples of each channel read at a time: a header that lies can
 class SoundfileReader:
     """Reads with libsndfile what it reads right; see `mmdatasets.options.MediaOptions.audio_backend`.
 
+    Of Ogg files it reads those that hold one stream: of several in a row, libsndfile reads the first alone.
     Of MP3 files it reads those whose header states the length. Without that, libsndfile guesses the length from the
     first frame's bit rate, and never reads beyond it.
     """
@@ -44,7 +46,7 @@ class SoundfileReader:
                 sound.seek(sound.frames - 1)  # quick in this format
                 if len(sound.read(1)) != 1:
                     raise cut_off(f"its header says that it has {sound.frames:,} samples", source)
-            return AudioInfo(sound.samplerate, sound.channels, sound.frames)
+            return AudioInfo(sound.samplerate, sound.channels, sound.frames, stated_num_samples=sound.frames)
 
     def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
         """Decodes a range, all channels averaged: `(num_samples,)` and its sampling rate."""
@@ -57,9 +59,9 @@ class SoundfileReader:
 
 
 def _read(sound: soundfile.SoundFile, start: int, end: int, source: str) -> Waveform:
-    if sound.format == "MP3":
+    if sound.format == "MP3" or not sound.seekable():
         # Any seek, and soundfile seeks after every read, makes mpg123 forget bits that the frames to come refer to: a
-        # single read from the very start is the only one that is right.
+        # single read from the very start is the only one that is right. GSM in WAV cannot be sought in at all.
         return to_mono(_read_block(sound, end, source).T)[start:]
     if start:
         run_up = min(start, round(_RUN_UP_S * sound.samplerate)) if sound.format == "OGG" else 0
@@ -109,6 +111,8 @@ def _check_version(source: str) -> None:
 
 
 def _is_read_right(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
+    if sound.format == "OGG" and is_chained(file):
+        return False
     if sound.format != "MP3":
         return bool(sound.frames < _MOST_SAMPLES)
     position = file.tell()

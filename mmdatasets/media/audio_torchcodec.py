@@ -8,8 +8,6 @@ import io
 import re
 from typing import TYPE_CHECKING, BinaryIO
 
-import torch
-
 from mmdatasets.errors import MediaDecodeError, MissingExtraError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
 from mmdatasets.media.audio_pyav import check_container
@@ -17,6 +15,8 @@ from mmdatasets.media.waveform import to_mono
 from mmdatasets.types import AudioInfo
 
 if TYPE_CHECKING:
+    from torchcodec import AudioSamples
+
     from mmdatasets.media.waveform import Waveform
 
 
@@ -35,12 +35,14 @@ class TorchcodecReader:
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
         """Counts what `read` gives, by decoding."""
-        samples, rate = _decode(file, source)
-        return AudioInfo(rate, *samples.shape)
+        decoded = _decode(file, source)
+        num_channels, num_samples = decoded.data.shape
+        return AudioInfo(decoded.sample_rate, num_channels, num_samples, decoded.pts_seconds)
 
     def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
         """Decodes everything and cuts a range, all channels averaged: `(num_samples,)` and its sampling rate."""
-        samples, rate = _decode(file, source)
+        decoded = _decode(file, source)
+        samples, rate = decoded.data, decoded.sample_rate
         start, end = sample_bounds(rate, start_s, end_s)
         return to_mono(samples[:, start:end].numpy()), rate
 
@@ -58,19 +60,18 @@ def require_torchcodec(purpose: str) -> None:
         raise error
 
 
-def _decode(file: BinaryIO, source: str) -> tuple[torch.Tensor, int]:
+def _decode(file: BinaryIO, source: str) -> AudioSamples:
     from torchcodec.decoders import AudioDecoder
 
     # FFmpeg would read what a playlist names, and torchcodec cannot keep it from that.
     check_container(file, source)
     file.seek(0)
     try:
-        decoded = AudioDecoder(file).get_all_samples()
+        return AudioDecoder(file).get_all_samples()
     except Exception as error:  # a RuntimeError mostly, but what FFmpeg says comes in other types, too
         if "No audio frames were decoded" in str(error):
             raise no_samples(source=source) from error
         raise MediaDecodeError(f"torchcodec cannot decode it: {_reason(error)}", source=source) from error
-    return decoded.data, decoded.sample_rate
 
 
 def _reason(error: Exception) -> str:

@@ -62,6 +62,17 @@ class OpenVideo:
         return sum(not stream.disposition & _NOT_MOVING for stream in self.container.streams.video) == 1
 
     @property
+    def stated_num_frames(self) -> int | None:
+        """How many frames the header states."""
+        return self.stream.frames or None
+
+    @property
+    def stated_duration_s(self) -> float | None:
+        """Seconds that the header states for the track."""
+        duration, time_base = self.stream.duration, self.stream.time_base
+        return float(duration * time_base) if duration and time_base else None
+
+    @property
     def decoder(self) -> VideoCodecContext:
         """The track's decoder."""
         return self.stream.codec_context

@@ -46,6 +46,11 @@ class Timeline:
         return times
 
     @property
+    def starts_at_s(self) -> float:
+        """Seconds by the file's clock at which the first frame is shown; 0 where nothing tells."""
+        return 0.0 if self.ticks is None else float(int(self.ticks[0]) * self.time_base)
+
+    @property
     def duration_s(self) -> float | None:
         """Seconds from the first frame on until the last one is gone."""
         exact = self._exact_duration()
@@ -89,7 +94,10 @@ def decoded_timeline(times: Sequence[int | None], scan: PacketScan, video: OpenV
         ticks = _increasing(np.asarray(known, dtype=np.int64), frame_duration)
     elif len(stored) == len(times):
         # AVI: frames are stored out of order, and their times say when each is decoded. That is one frame at a time.
+        # A packet lasts as long as a field there, or is followed by empty ones: the last frame is as long as others.
         ticks = np.sort(np.asarray(stored, dtype=np.int64))
+        if len(times) > 1:
+            return Timeline(len(times), ticks, 0, scan.time_base)
     elif stored and frame_duration:
         ticks = np.arange(len(times), dtype=np.int64) * frame_duration
     else:

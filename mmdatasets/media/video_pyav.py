@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import av.error
 
@@ -39,11 +39,11 @@ def probe_file(file: BinaryIO, options: MediaOptions, source: str) -> VideoInfo:
         return info
     with open_video(file, options, source) as video:
         scan, first = _scan_with_first_frame(video)
-        has_audio = video.has_audio
+        header = _Header.of(video)
         timeline = scanned_timeline(scan, video) if scan.doubt is None else None
     if timeline is None or timeline.ticks is None or first.pts != timeline.ticks[0]:
         timeline = _decode_timeline(file, options, source, scan)
-    return _info(timeline, upright_size(first), has_audio=has_audio)
+    return _info(timeline, upright_size(first), header)
 
 
 def decode_file(file: BinaryIO, plan: FramePlan, options: MediaOptions, source: str) -> torch.Tensor:
@@ -65,7 +65,19 @@ def decode_file(file: BinaryIO, plan: FramePlan, options: MediaOptions, source: 
     return writer.finish()
 
 
-def _info(timeline: Timeline, size: tuple[int, int], *, has_audio: bool) -> VideoInfo:
+class _Header(NamedTuple):
+    """What the header of an open video says, of which nothing can be asked once it is closed."""
+
+    has_audio: bool
+    num_frames: int | None
+    duration_s: float | None
+
+    @classmethod
+    def of(cls, video: OpenVideo) -> _Header:
+        return cls(video.has_audio, video.stated_num_frames, video.stated_duration_s)
+
+
+def _info(timeline: Timeline, size: tuple[int, int], header: _Header) -> VideoInfo:
     return VideoInfo(
         width=size[0],
         height=size[1],
@@ -73,7 +85,10 @@ def _info(timeline: Timeline, size: tuple[int, int], *, has_audio: bool) -> Vide
         timestamps_s=timeline.timestamps_s,
         fps=timeline.fps,
         duration_s=timeline.duration_s,
-        has_audio=has_audio,
+        has_audio=header.has_audio,
+        starts_at_s=timeline.starts_at_s,
+        stated_num_frames=header.num_frames,
+        stated_duration_s=header.duration_s,
     )
 
 
@@ -92,7 +107,7 @@ def _probe_index(file: BinaryIO, options: MediaOptions, source: str) -> VideoInf
             if first is None or timeline.ticks is None or first.pts != timeline.ticks[0]:
                 return None
             check_frame_size(video, first.width, first.height)
-            return _info(timeline, upright_size(first), has_audio=video.has_audio)
+            return _info(timeline, upright_size(first), _Header.of(video))
     except MediaDecodeError:
         return None  # reading the whole file says what is wrong
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import WhisperFeatureExtractor
+from transformers import Gemma3nAudioFeatureExtractor, Gemma4AudioFeatureExtractor, WhisperFeatureExtractor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,16 +37,32 @@ class _Shapes:
 def without_spectrograms(processor: ProcessorMixin | PreTrainedTokenizerBase) -> ProcessorMixin:
     """A processor that makes of audio what the given one makes of it, but for the values of its features.
 
-    Padding, masks and what depends on them are the processor's own. Processors whose spectrogram is not Whisper's are
-    returned as they are.
+    Padding, masks and what depends on them are the processor's own. Processors whose spectrogram is neither Whisper's
+    nor Gemma's are returned as they are.
     """
     extractor = getattr(processor, "feature_extractor", None)
     own = getattr(type(extractor), "_torch_extract_fbank_features", None)
-    if own is None or own is not WhisperFeatureExtractor._torch_extract_fbank_features:
+    if extractor is not None and own is WhisperFeatureExtractor._torch_extract_fbank_features:
+        shapes = copy.copy(extractor)
+        shapes._torch_extract_fbank_features = _Shapes(extractor)
+    elif isinstance(extractor, (Gemma3nAudioFeatureExtractor, Gemma4AudioFeatureExtractor)):
+        shapes = _with_smallest_transform(extractor)
+    else:
         return processor
     quick = copy.copy(processor)
-    quick.feature_extractor = copy.copy(extractor)
-    quick.feature_extractor._torch_extract_fbank_features = _Shapes(extractor)
+    quick.feature_extractor = shapes
+    return quick
+
+
+def _with_smallest_transform(
+    extractor: Gemma3nAudioFeatureExtractor | Gemma4AudioFeatureExtractor,
+) -> Gemma3nAudioFeatureExtractor | Gemma4AudioFeatureExtractor:
+    """An extractor whose frames are as many as the given one's, each with a spectrum of one number."""
+    quick = copy.copy(extractor)
+    quick.fft_length = 1
+    quick.mel_filters = np.zeros((1, extractor.feature_size))
+    quick.dither = quick.preemphasis = 0.0
+    quick.input_scale_factor = 1.0
     return quick
 
 

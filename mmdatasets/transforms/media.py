@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,11 @@ from mmdatasets.media.probe import probe_image
 from mmdatasets.media.resize import resize
 from mmdatasets.media.source import describe_source
 from mmdatasets.media.video import decode_frames, probe_video
+from mmdatasets.planning.cut_audio import CutAudio
 from mmdatasets.planning.inputs import describe_shape, image_input
 from mmdatasets.planning.sampling import Clip, check_indices, sample
 from mmdatasets.planning.sizes import fit_pixels
+from mmdatasets.planning.sound import SoundRange, planned_sound, sound_range
 from mmdatasets.types import (
     AudioInfo,
     AudioShape,
@@ -33,6 +35,7 @@ from mmdatasets.types import (
     MediaItem,
     MediaPlan,
     MediaShape,
+    VideoInfo,
     VideoShape,
     modality_of,
 )
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
     from mmdatasets.types import MediaReference, Modality
 
 _CACHE_SIZE = 65_536
-_SURELY_TAKEN_S = 10  # no processor cuts shorter audio
-_NOTICED_S = 0.5  # what no processor has less than one token for
 
 
 class MediaReader:
@@ -69,6 +70,10 @@ class MediaReader:
     def refused(self) -> Mapping[Modality, str]:
         """The modalities of which every item is refused, and why."""
         return self._refused
+
+    @cached_property
+    def _cut_audio(self) -> CutAudio:
+        return CutAudio(lambda count: self.expand_one(AudioShape(count)).num_media_tokens, self._runner.sampling_rate)
 
     def refuse(self, modality: Modality, reason: str) -> None:
         """Has every item of a modality refused from now on."""
@@ -124,7 +129,7 @@ class MediaReader:
         sampled = sample(info, part, self._options, self._sample_by_processor)
         start_s, end_s, num_samples = None, None, None
         if self._options.use_audio_in_video and info.has_audio:
-            start_s, end_s, num_samples = self._plan_sound(clip)
+            start_s, end_s, num_samples = self._plan_sound(clip, info, planned_sound(reference))
         return MediaPlan(
             "video",
             info.width,
@@ -144,13 +149,25 @@ class MediaReader:
         metadata = VideoMetadata(total_num_frames=count, fps=fps, duration=duration)
         return self._plugin.sample_frames(self._runner, metadata, wanted)
 
-    def _plan_sound(self, clip: VideoClip) -> tuple[float | None, float | None, int | None]:
-        """Where the sound of a video begins and ends, and how many samples that is; nothing where there is none."""
+    def _plan_sound(
+        self, clip: VideoClip, video: VideoInfo, known: SoundRange | None
+    ) -> tuple[float | None, float | None, int | None]:
+        """Where the sound of a video begins and ends, and how many samples that is; nothing where there is none.
+
+        A whole video has its whole sound, from the first sample on, as processors take it. The sound of a part is what
+        is to be heard while that is shown, wherever the sound track begins.
+
+        Args:
+            clip: The part.
+            video: What is known of the whole video.
+            known: Where the sound begins and ends, if that was planned before.
+        """
         info = probe_audio(clip.reference, self._options)
-        start = clip.start_s or 0.0
-        if start >= info.duration_s:
-            return None, None, None  # the sound ends before the wanted part begins
-        end = None if clip.end_s is None else min(clip.end_s, info.duration_s)
+        start, end = known or sound_range(clip, info.starts_at_s - video.starts_at_s)
+        sample_s = 1 / info.sampling_rate
+        if start > info.duration_s - sample_s or (end is not None and end < sample_s):
+            return None, None, None  # nothing is to be heard in the wanted part
+        end = None if end is None else min(end, info.duration_s)
         length, limit = (info.duration_s if end is None else end) - start, self._longest_s()
         if limit is not None and length > limit:
             if self._options.long_audio != "truncate":
@@ -160,13 +177,15 @@ class MediaReader:
 
     def _num_samples(self, info: AudioInfo, start_s: float, end_s: float | None) -> int:
         rate = self._runner.sampling_rate
-        return planned_num_samples(info, self._options, rate, start_s=start_s, end_s=end_s)
+        count = planned_num_samples(info, self._options, rate, start_s=start_s, end_s=end_s)
+        if self._runner.max_samples is None:
+            self._cut_audio.check(count)
+        return count
 
     def _plan_audio(self, reference: MediaReference) -> list[MediaPlan]:
         info, limit = probe_audio(reference, self._options), self._longest_s()
         if limit is None or info.duration_s <= limit:
             num_samples = self._num_samples(info, 0.0, None)
-            self._check_uncut(num_samples)
             return [MediaPlan("audio", start_s=0.0, num_samples=num_samples)]
         if self._options.long_audio == "error":
             raise _too_long(info.duration_s, limit, "or long_audio='chunk' to make several items of it")
@@ -174,21 +193,6 @@ class MediaReader:
             MediaPlan("audio", start_s=start, end_s=end, num_samples=self._num_samples(info, start, end))
             for start, end in plan_audio_chunks(info, limit, self._options.long_audio)
         ]
-
-    def _check_uncut(self, num_samples: int) -> None:
-        """Refuses audio of which the processor would silently use the beginning, where it does not state a limit."""
-        rate = self._runner.sampling_rate
-        if self._runner.max_samples is not None or num_samples < _SURELY_TAKEN_S * rate:
-            return
-        lengths = (num_samples, num_samples - round(_NOTICED_S * rate))
-        whole, shorter = (self.expand_one(AudioShape(length)).num_media_tokens for length in lengths)
-        if whole == shorter:
-            raise MediaLimitError(
-                f"the model's processor makes {whole} tokens of {num_samples / rate:.2f} s of audio, and as many of "
-                f"{_NOTICED_S} s less: it cuts off what is longer than it takes. Set "
-                "MediaOptions(audio_max_duration_s=...) "
-                "to what it takes, with long_audio='truncate' or 'chunk'"
-            )
 
     def _longest_s(self) -> float | None:
         """Seconds of the longest audio that is taken in one piece."""

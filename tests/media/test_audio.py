@@ -23,6 +23,7 @@ from transformers.audio_utils import load_audio
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaNotFoundError, MediaReferenceError
 from mmdatasets.media.audio import decode_audio, probe_audio
+from mmdatasets.media.audio_pyav import _Gatherer
 from mmdatasets.media.audio_store import audio_to_stored
 from mmdatasets.options import MediaOptions
 from mmdatasets.testing.audio import encode_audio, encode_video_with_audio, make_audio, write_audio
@@ -420,3 +421,44 @@ def test_packets_of_opus_are_counted_without_decoding(frame_ms, application, bit
     with av.open(io.BytesIO(buffer.getvalue())) as container:
         decoded = sum(frame.samples for frame in container.decode(audio=0))
     assert probe_audio(buffer.getvalue(), MediaOptions()) == AudioInfo(48000, num_channels, decoded)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_streams_that_follow_one_another_are_read_to_the_end(subtype: str) -> None:
+    first, second = (make_audio(48_000, count, 1).T for count in (48_000, 72_000))
+    joined = b""
+    for samples in (first, second):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, 48_000, format="OGG", subtype=subtype)
+        joined += buffer.getvalue()
+    info = probe_audio(joined, MediaOptions())
+    with av.open(io.BytesIO(joined)) as container:
+        found = sum(frame.samples for frame in container.decode(audio=0))
+    assert info.num_samples == found >= 119_000
+    assert len(decode_audio(joined, MediaOptions(), 48_000)) == found
+
+
+def test_parts_of_audio_that_cannot_be_sought_in() -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, make_audio(8_000, 24_000, 1).T, 8_000, format="WAV", subtype="GSM610")
+    whole = decode_audio(buffer.getvalue(), MediaOptions(), 8_000)
+    part = decode_audio(buffer.getvalue(), MediaOptions(), 8_000, start_s=1.0, end_s=2.5)
+    assert np.array_equal(part, whole[8_000:20_000])
+
+
+def test_the_format_of_samples_may_change() -> None:
+    gathered = _Gatherer()
+    for samples, kind in (([[0.5, -0.5]] * 2, "fltp"), ([[0.25] * 4], "flt"), ([[16_384, -8_192]], "s16")):
+        dtype = np.int16 if kind == "s16" else np.float32
+        frame = av.AudioFrame.from_ndarray(np.array(samples, dtype), kind, "stereo")
+        frame.sample_rate, frame.pts = 8_000, 77
+        gathered.add(frame)
+    assert gathered.finish().tolist() == [0.5, -0.5, 0.25, 0.25, 0.125]
+
+
+def test_what_headers_state_is_kept_apart() -> None:
+    m4a = probe_audio(encode_audio(SAMPLES, 44100, "m4a"), MediaOptions())
+    assert m4a.stated_num_samples is not None
+    assert 0 < abs(m4a.num_samples - m4a.stated_num_samples) < 2048
+    assert probe_audio(WAV, MediaOptions()).stated_num_samples == 22050
+    assert probe_audio({"array": SAMPLES, "sampling_rate": 44100}, MediaOptions()).stated_num_samples is None

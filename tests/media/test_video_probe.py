@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import io
 import threading
+from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -175,3 +177,22 @@ def test_ffmpeg_protocols_are_no_paths(protocol, tmp_path):
     path = write_video(tmp_path / "video.ts", VideoSpec(format="mpegts"))
     with pytest.raises((MediaNotFoundError, MediaReferenceError)):
         probe_video(f"{protocol}:{path}|{path}", OPTIONS)
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_rate_of_avi_files_that_count_in_shorter_ticks(b_frames: int, tmp_path: Path) -> None:
+    """As FFmpeg writes them: empty packets follow each frame, which itself lasts but one tick, a field or less."""
+    times = [index / 25 for index in range(50)]
+    spec = VideoSpec(num_frames=50, format="avi", rate=Fraction(50), times_s=times, b_frames=b_frames)
+    info = probe_video(write_video(tmp_path / "fields.avi", spec), OPTIONS)
+    assert (info.num_frames, info.fps, info.duration_s) == (50, 25.0, 2.0)
+    assert info.timestamps_s == pytest.approx(times)
+    assert info.stated_num_frames != 50
+
+
+def test_what_headers_state_is_kept_apart() -> None:
+    stated = {name: probe_video(file_of(name), OPTIONS) for name in ("h264", "h264_two_edits", "h264_matroska")}
+    assert stated["h264"].stated_num_frames == stated["h264"].num_frames
+    assert stated["h264"].stated_duration_s == pytest.approx(stated["h264"].duration_s)
+    assert stated["h264_two_edits"].stated_num_frames > stated["h264_two_edits"].num_frames
+    assert stated["h264_matroska"].stated_num_frames is None

@@ -6,11 +6,13 @@ import pytest
 from mmdatasets import auto_plugin
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.planning.dry_run import ProcessorRunner
+from mmdatasets.planning.quick_audio import without_spectrograms
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.types import AudioShape, Expansion, MediaInput
 
 RATE = 16_000
 WHISPER = ["qwen2_audio", "qwen2_5_omni", "qwen3_omni_moe", "audioflamingo3", "glmasr", "musicflamingo"]
+GEMMA = ["gemma3n", "gemma4"]
 
 
 def lengths(count: int, longest_s: float) -> list[int]:
@@ -28,7 +30,7 @@ def outcome(plan, shape: AudioShape) -> Expansion | str:
     return made
 
 
-@pytest.mark.parametrize("name", WHISPER)
+@pytest.mark.parametrize("name", WHISPER + GEMMA)
 def test_dry_runs_without_spectrogram_say_what_real_runs_say(name: str) -> None:
     runner = ProcessorRunner(build_processor(name))
     random = np.random.default_rng(1)
@@ -61,3 +63,17 @@ def check_quick_plans(name: str, counts: list[int]) -> None:
         assert outcome(plugin.engine.media.expand_one, shape) == plain, num_samples
         canonical = plugin.canonical_audio(runner, shape)
         assert plugin.canonical_audio(runner, canonical) == canonical
+
+
+@pytest.mark.parametrize("name", GEMMA)
+def test_quick_extractors_give_the_shapes_and_masks_of_their_originals(name: str) -> None:
+    processor = build_processor(name)
+    real, quick = processor.feature_extractor, without_spectrograms(processor).feature_extractor
+    assert quick is not real
+    random = np.random.default_rng(2)
+    for num_samples in [*lengths(20, 31), 30 * RATE - 1, 30 * RATE, 30 * RATE + 1]:
+        other = random.uniform(-1, 1, RATE).astype(np.float32)
+        batch = [random.uniform(-1, 1, num_samples).astype(np.float32), other]
+        expected, made = real(batch, return_tensors="np"), quick(batch, return_tensors="np")
+        assert made["input_features"].shape == expected["input_features"].shape
+        assert np.array_equal(made["input_features_mask"], expected["input_features_mask"])

@@ -12,7 +12,7 @@ import pytest
 import soxr
 import torch
 
-from mmdatasets import MediaOptions, auto_plugin
+from mmdatasets import MediaOptions, auto_plugin, get_mm_plugin
 from mmdatasets.errors import MediaLimitError
 from mmdatasets.testing.audio import write_audio
 from mmdatasets.testing.processors import build_processor
@@ -133,6 +133,71 @@ def test_parts_of_videos_have_their_part_of_the_sound(name: str, files) -> None:
     assert record["frame_indices"] == list(range(8, 20))
     assert (record["start_s"], record["end_s"], record["num_samples"]) == (1.0, 2.5, 24_000)
     assert_same(plugin.collator(padding_side="right")(rows), expected_batch(plugin, rows, [["loud"]], files, Path()))
+
+
+@pytest.fixture(scope="module", params=[1.25, -0.5], ids=["late", "early"])
+def shifted(request, tmp_path_factory) -> tuple[Path, float]:
+    """A video with its sound so many seconds later than its first frame."""
+    late_s: float = request.param
+    folder = tmp_path_factory.mktemp("shifted")
+    spec = VideoSpec(num_frames=24, rate=Fraction(8), format="matroska", b_frames=0, audio_codec="pcm_s16le")
+    path = folder / "shifted.mkv"
+    with av.open(str(write_video(folder / "loud.mkv", spec))) as source, av.open(str(path), "w") as target:
+        tracks = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        packets = [packet for packet in source.demux() if packet.size]
+        for packet in packets:
+            seconds = max(late_s, 0.0) if packet.stream.type == "audio" else max(-late_s, 0.0)
+            packet.pts += round(seconds / packet.time_base)
+            packet.dts += round(seconds / packet.time_base)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            packet.stream = tracks[packet.stream.index]
+            target.mux(packet)
+    return path, late_s
+
+
+class OwnInputs(get_mm_plugin("qwen2_omni").__class__):
+    """Makes the collator hand over references instead of plans."""
+
+    def get_mm_inputs(self, *given):
+        return super().get_mm_inputs(*given)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parts_of_videos_have_the_sound_that_is_heard_with_them(name: str, shifted) -> None:
+    path, late_s = shifted
+    options = MediaOptions(use_audio_in_video=True)
+    plugin = auto_plugin(build_processor(name), options=options)
+    video = {"path": str(path), "start": 1.5, "end": 2.5}
+    columns = {"messages": [chat(["video"])], "videos": [[video]]}
+    rows = rows_of(plugin.transform(columns))
+    record = rows[0]["media_info"][0]
+    assert record["frame_indices"] == list(range(12, 20))
+    assert (record["start_s"], record["end_s"]) == pytest.approx((1.5 - late_s, 2.5 - late_s), abs=2e-3)
+    assert record["num_samples"] == pytest.approx(RATE, abs=32)
+    batch = plugin.collator(padding_side="right")(rows)
+    assert_same(batch, expected_batch(plugin, rows, [["loud"]], {"loud": path}, Path()))
+    own = OwnInputs(processor=plugin.processor, options=options).collator(padding_side="right")(rows)
+    assert_same(own, {name: value for name, value in batch.items() if name != "labels"})
+
+
+def test_whole_videos_have_their_whole_sound_whenever_it_begins(shifted) -> None:
+    path, _ = shifted
+    plugin = auto_plugin(build_processor(FAMILIES[0]), options=MediaOptions(use_audio_in_video=True))
+    rows = rows_of(plugin.transform({"messages": [chat(["video"])], "videos": [[str(path)]]}))
+    record = rows[0]["media_info"][0]
+    assert (record["start_s"], record["end_s"], record["num_samples"]) == (0.0, None, len(sound_of(path)))
+    assert_same(
+        plugin.collator(padding_side="right")(rows),
+        expected_batch(plugin, rows, [["loud"]], {"loud": path}, Path()),
+    )
+
+
+def test_a_part_before_the_sound_begins_has_none(shifted) -> None:
+    path, late_s = shifted
+    plugin = auto_plugin(build_processor(FAMILIES[0]), options=MediaOptions(use_audio_in_video=True))
+    video = {"path": str(path), "start": 0.25, "end": 1.25}
+    rows = rows_of(plugin.transform({"messages": [chat(["video"])], "videos": [[video]]}))
+    assert (rows[0]["media_info"][0]["num_samples"] is None) == (late_s > 0)
 
 
 def test_a_sound_track_is_decoded_once(files, monkeypatch) -> None:
