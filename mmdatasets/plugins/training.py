@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from mmdatasets.collate.collator import MultimodalCollator
 from mmdatasets.collate.position_ids import ModelPositions
+from mmdatasets.transforms.packing import Packer
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
     from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.transforms.bins import Strategy
 
 _TRAINERS = ("trainer", "sft")
 
@@ -61,6 +63,20 @@ class Training:
             return_tensors,
             ModelPositions(config) if position_ids and config is not None else None,
         )
+
+    def packer(self, *, max_length: int, strategy: Strategy = "best_fit", max_patches: int | None = None) -> Packer:
+        """What packs mapped rows: `dataset.map(packer, batched=True)`, or `packer.pack(dataset)` over all of them.
+
+        Args:
+            max_length: The most tokens of a packed row.
+            strategy: Which rows go together: `"best_fit"`, `"first_fit"` or `"sequential"`; see
+                `mmdatasets.transforms.packing.Packer`.
+            max_patches: The most media tokens of a packed row; no limit when `None`.
+
+        Raises:
+            ValueError: If a setting has another value than these.
+        """
+        return Packer(max_length, strategy, max_patches)
 
     def training_args_kwargs(self, trainer: Literal["trainer", "sft"] = "trainer") -> dict[str, object]:
         """The settings without which a trainer spoils the collator's rows, as keyword arguments of its configuration.
