@@ -3,14 +3,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two to four processes: each holds torch and some tiny models.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/mmdatasets demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

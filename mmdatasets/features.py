@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 from datasets import Audio, Features, Image, List, Value, Video
@@ -14,6 +14,11 @@ SCHEMA_VERSION = 2
 
 INPUT_IDS = "input_ids"
 LABELS = "labels"
+CHOSEN_IDS = "chosen_ids"
+CHOSEN_LABELS = "chosen_labels"
+REJECTED_IDS = "rejected_ids"
+REJECTED_LABELS = "rejected_labels"
+LABEL = "label"
 LENGTH = "length"
 MEDIA_INFO = "media_info"
 IMAGES = "images"
@@ -145,8 +150,30 @@ def media_columns(modalities: Iterable[Modality]) -> dict[str, List]:
     return {name: feature for modality in modalities for name, feature in columns[modality].items()}
 
 
+def token_features() -> dict[str, List | Value]:
+    """The columns of token ids of a row for supervised fine-tuning."""
+    return {INPUT_IDS: List(Value("int32")), LABELS: List(Value("int32"))}
+
+
+def preference_token_features(*, paired: bool) -> dict[str, List | Value]:
+    """The columns of token ids of a row of preference data.
+
+    Args:
+        paired: Whether a row has two answers to a prompt; else it has one, and `label` says whether it is good.
+
+    Returns:
+        Of each answer the ids with the prompt's before them, and labels, -100 outside of the answer.
+    """
+    if not paired:
+        return {**token_features(), LABEL: Value("bool")}
+    return {name: List(Value("int32")) for name in (CHOSEN_IDS, CHOSEN_LABELS, REJECTED_IDS, REJECTED_LABELS)}
+
+
 def tokenised_features(
-    modalities: Iterable[Modality], source: Features | None = None, replaced: Iterable[str] = ()
+    modalities: Iterable[Modality],
+    source: Features | None = None,
+    replaced: Iterable[str] = (),
+    tokens: Mapping[str, List | Value] | None = None,
 ) -> Features:
     """Features of the rows that a plugin's transform returns.
 
@@ -154,13 +181,13 @@ def tokenised_features(
         modalities: What the model takes.
         source: Features of the dataset that is mapped. Its columns pass through, except the `replaced` ones.
         replaced: Columns of `source` that the transform consumes.
+        tokens: The columns of token ids; those of `token_features` when `None`.
 
     Returns:
         The features, the transform's own columns last.
     """
     own = {
-        INPUT_IDS: List(Value("int32")),
-        LABELS: List(Value("int32")),
+        **(token_features() if tokens is None else tokens),
         LENGTH: Value("int32"),
         MEDIA_INFO: media_info_feature(),
         **media_columns(modalities),

@@ -20,7 +20,10 @@ class MediaOptions:
     """How media is read and sized. `None` leaves a choice to the model's own processor.
 
     Attributes:
-        image_max_pixels: Upper bound on the pixels (width x height) that the processor resizes an image to.
+        image_max_pixels: Upper bound on the pixels (width x height) that the processor resizes an image to. It is
+            given to the processor as its `size`, where that counts pixels, and holds exactly. Other processors get
+            the image resized to it before (bicubic, antialiased, the aspect ratio kept); what they then make of
+            that is up to them: some fit every image into one square, some round its sides up to whole patches.
         image_min_pixels: Lower bound on the same.
         image_pixel_limit: Images, and frames of videos, with more pixels in their header are refused before any
             decoding.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from transformers import ProcessorMixin
 
@@ -26,6 +27,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("mmdatasets")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several test processes each has one thread: more would wait for one another."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
+
 
 QWEN_FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 

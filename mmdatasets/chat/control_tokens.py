@@ -14,7 +14,11 @@ from typing import TypeVar
 # Two characters of a private-use plane, which no text has a meaning for.
 START, END = "\U0010fff0", "\U0010fff1"
 _MARKED = re.compile(f"{START}(.*?){END}|[{START}{END}]", re.DOTALL)
-_UNTOUCHED_KEYS = frozenset({"role", "type"})
+# Words that templates compare roles and types with, whatever a tokenizer's control tokens are.
+_KNOWN_WORDS = {
+    "role": frozenset({"system", "developer", "user", "assistant", "tool"}),
+    "type": frozenset({"text", "image", "video", "audio", "function"}),
+}
 
 T = TypeVar("T")
 
@@ -46,10 +50,11 @@ class ControlTokenGuard:
         self._pattern = re.compile("|".join(map(re.escape, [*longest_first, START, END])))
 
     def mark(self, value: T) -> T:
-        """Wraps the control tokens in every string of a message, its role and types excepted.
+        """Wraps the control tokens in every string of messages or tools: in keys, roles and types too.
 
         Args:
-            value: A string, or mappings and lists of strings. It is not changed.
+            value: A string, or mappings and lists of strings. It is not changed. The usual roles and types stay as
+                they are.
 
         Returns:
             The same structure; `value` itself where it has no control token.
@@ -62,14 +67,26 @@ class ControlTokenGuard:
         if isinstance(value, str):
             return self._pattern.sub(_wrap, value) if self._pattern.search(value) else None
         if isinstance(value, Mapping):
-            found = {key: self._mark(item) for key, item in value.items() if key not in _UNTOUCHED_KEYS}
-            changed = {key: item for key, item in found.items() if item is not None}
-            return {**value, **changed} if changed else None
+            return self._mark_mapping(value)
         if isinstance(value, Sequence) and not isinstance(value, bytes):
             items = [self._mark(item) for item in value]
             if any(item is not None for item in items):
                 return [old if new is None else new for old, new in zip(value, items, strict=True)]
         return None
+
+    def _mark_mapping(self, value: Mapping[object, object]) -> dict[object, object] | None:
+        keys = {key: self._mark(key) for key in value}
+        items = {key: None if _is_known_word(key, item) else self._mark(item) for key, item in value.items()}
+        if not any(found is not None for found in (*keys.values(), *items.values())):
+            return None
+        return {
+            key if keys[key] is None else keys[key]: item if items[key] is None else items[key]
+            for key, item in value.items()
+        }
+
+
+def _is_known_word(key: object, value: object) -> bool:
+    return isinstance(key, str) and key in _KNOWN_WORDS and isinstance(value, str) and value in _KNOWN_WORDS[key]
 
 
 def _wrap(match: re.Match[str]) -> str:

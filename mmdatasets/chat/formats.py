@@ -12,7 +12,7 @@ from mmdatasets.errors import ConversationError, PlaceholderError
 from mmdatasets.types import MODALITIES, MediaItem, Modality
 
 if TYPE_CHECKING:
-    from mmdatasets.types import MediaReference
+    from mmdatasets.types import MediaPlan, MediaReference
 
 Part: TypeAlias = dict[str, object]
 Message: TypeAlias = dict[str, object]
@@ -20,9 +20,8 @@ MediaColumns: TypeAlias = "Mapping[Modality, Sequence[MediaReference] | None]"
 """A row's media of each modality; `None` where the dataset has no such column."""
 
 PLACEHOLDERS: dict[Modality, str] = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
-"""What a user writes in text for one media item."""
+"""What a user writes in text for one media item, where nothing else is said."""
 
-_SPLITTER = re.compile("|".join(f"(?P<{kind}>{re.escape(text)})" for kind, text in PLACEHOLDERS.items()))
 # Names of part types, which are also the keys that hold a part's reference, and further keys of those.
 _PART_TYPES: dict[str, Modality] = {
     "image": "image",
@@ -46,11 +45,15 @@ class Conversation:
             `{"type": "image"}`, likewise video and audio). Keys without a value are gone.
         media: The row's media in the order in which the text has it.
         tools: The tools that the chat template is to describe.
+        plans: What is planned of each media item, where that is known already; `None` where headers are to tell.
+        is_plain: Whether it is no chat but one text, which no chat template writes.
     """
 
     messages: list[Message]
     media: list[MediaItem] = field(default_factory=list)
     tools: Sequence[Mapping[str, object]] = ()
+    plans: Sequence[Sequence[MediaPlan]] | None = None
+    is_plain: bool = False
 
     def references(self, modality: Modality) -> list[MediaReference]:
         """The references of one modality, in the order of the text."""
@@ -60,10 +63,29 @@ class Conversation:
 _NO_MEDIA: MediaColumns = dict.fromkeys(MODALITIES, ())
 
 
-def normalise(messages: object, media: MediaColumns = _NO_MEDIA) -> Conversation:
+def check_placeholders(placeholders: Mapping[Modality, str]) -> None:
+    """Checks that what is to stand for media items can be told apart in text.
+
+    Raises:
+        ValueError: If one is empty or stands within another.
+    """
+    for modality, text in placeholders.items():
+        if not text or not isinstance(text, str):
+            raise ValueError(f"{modality}_placeholder must be a text such as '<{modality}>', got {text!r}")
+        around = next((kind for kind, other in placeholders.items() if kind != modality and text in other), None)
+        if around is not None:
+            raise ValueError(
+                f"{modality}_placeholder={text!r} stands within {around}_placeholder={placeholders[around]!r}: they "
+                "could not be told apart"
+            )
+
+
+def normalise(
+    messages: object, media: MediaColumns = _NO_MEDIA, placeholders: Mapping[Modality, str] = PLACEHOLDERS
+) -> Conversation:
     """Brings one row into the form that the chat template takes.
 
-    Placeholders (`<image>`) in text and media parts without a reference of their own stand for the items of the
+    Placeholders (`<image>`, say) in text and media parts without a reference of their own stand for the items of the
     row's media column, in order. Which placeholders are meant is decided by counting, never guessed, for each
     modality by itself:
 
@@ -76,6 +98,7 @@ def normalise(messages: object, media: MediaColumns = _NO_MEDIA) -> Conversation
     Args:
         messages: Mappings with `role` and `content`, the content a string or a list of parts.
         media: The row's media columns. A modality that is left out counts as a column that the dataset lacks.
+        placeholders: What stands in text for an item of each modality.
 
     Raises:
         ConversationError: If `messages` has another shape.
@@ -86,12 +109,15 @@ def normalise(messages: object, media: MediaColumns = _NO_MEDIA) -> Conversation
             f"expected a non-empty list of messages with 'role' and 'content', got {_describe(messages)}"
         )
     cleaned = [_clean_message(message, index) for index, message in enumerate(messages)]
-    roles = {modality: _roles_with_placeholders(cleaned, modality, media.get(modality)) for modality in MODALITIES}
+    roles = {
+        modality: _roles_with_placeholders(cleaned, modality, placeholders[modality], media.get(modality))
+        for modality in MODALITIES
+    }
     supply = {modality: iter(media.get(modality) or ()) for modality in MODALITIES}
     ordered: list[MediaItem] = []
     result = []
     for message in cleaned:
-        meant = frozenset(modality for modality in MODALITIES if message["role"] in roles[modality])
+        meant = {modality: placeholders[modality] for modality in MODALITIES if message["role"] in roles[modality]}
         result.append(_place(message, supply, ordered, meant))
     return Conversation(result, ordered)
 
@@ -159,19 +185,18 @@ def _unwrapped(reference: object, index: int) -> object:
     return reference
 
 
-def _count_placeholders(message: Message, modality: Modality) -> int:
-    content, placeholder = message.get("content"), PLACEHOLDERS[modality]
+def _count_placeholders(message: Message, placeholder: str) -> int:
+    content = message.get("content")
     if isinstance(content, str):
         return content.count(placeholder)
     return sum(str(part["text"]).count(placeholder) for part in _parts(message) if part["type"] == "text")
 
 
 def _roles_with_placeholders(
-    messages: Sequence[Message], modality: Modality, items: Sequence[MediaReference] | None
+    messages: Sequence[Message], modality: Modality, placeholder: str, items: Sequence[MediaReference] | None
 ) -> frozenset[str]:
     """The roles in whose text a placeholder of a modality stands for an item."""
-    placeholder = PLACEHOLDERS[modality]
-    counts = [(message["role"] == "assistant", _count_placeholders(message, modality)) for message in messages]
+    counts = [(message["role"] == "assistant", _count_placeholders(message, placeholder)) for message in messages]
     in_answers = sum(count for is_answer, count in counts if is_answer)
     elsewhere = sum(count for is_answer, count in counts if not is_answer)
     if items is None and elsewhere:
@@ -202,12 +227,12 @@ def _place(
     message: Message,
     supply: Mapping[Modality, Iterator[MediaReference]],
     ordered: list[MediaItem],
-    meant: frozenset[Modality],
+    meant: Mapping[Modality, str],
 ) -> Message:
     """The message with a part for each item; the items join `ordered`."""
     content = message.get("content")
     if isinstance(content, str):
-        if not any(PLACEHOLDERS[modality] in content for modality in meant):
+        if not any(placeholder in content for placeholder in meant.values()):
             return message
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
@@ -228,13 +253,13 @@ def _place(
     return {**message, "content": placed}
 
 
-def _split_text(text: str, meant: frozenset[Modality]) -> list[Part]:
+def _split_text(text: str, meant: Mapping[Modality, str]) -> list[Part]:
     pieces: list[Part] = []
     last = 0
-    for match in _SPLITTER.finditer(text):
-        if match.lastgroup in meant:
-            pieces += [{"type": "text", "text": text[last : match.start()]}, {"type": match.lastgroup}]
-            last = match.end()
+    modality_of = {placeholder: modality for modality, placeholder in meant.items()}
+    for match in re.finditer("|".join(map(re.escape, modality_of)), text):
+        pieces += [{"type": "text", "text": text[last : match.start()]}, {"type": modality_of[match.group()]}]
+        last = match.end()
     pieces.append({"type": "text", "text": text[last:]})
     return [piece for piece in pieces if piece["type"] != "text" or piece["text"]]
 

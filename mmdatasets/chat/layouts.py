@@ -10,15 +10,17 @@ from typing import Literal, TypeAlias, get_args
 from mmdatasets.chat.formats import Message
 from mmdatasets.errors import ConversationError
 
-LayoutName: TypeAlias = Literal["messages", "conversations", "prompt_completion", "alpaca"]
+LayoutName: TypeAlias = Literal["messages", "conversations", "prompt_completion", "alpaca", "text"]
 """How a dataset holds its chats.
 
 - `"messages"`: a list of `{"role", "content"}`, as OpenAI has it;
 - `"conversations"`: a list of `{"from", "value"}`, as ShareGPT and LLaVA have it, optionally with a column `system`;
 - `"prompt_completion"`: TRL's `prompt` and `completion`, messages or a string each. Of a prompt nothing is trained;
-- `"alpaca"`: `instruction` and `output`, optionally `input`, `history` (pairs of question and answer) and `system`.
+- `"alpaca"`: `instruction` and `output`, optionally `input`, `history` (pairs of question and answer) and `system`;
+- `"text"`: a string that is no chat. No chat template writes it; all of it is trained, and the token that ends texts.
 
-Each may have a column `tools`. The first two differ in their columns alone: either kind of turn is read in both.
+Each but the last may have a column `tools`. The first two differ in their columns alone: either kind of turn is read
+in both.
 """
 
 LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
@@ -38,7 +40,9 @@ _ROLES = {
 _CALL = "function_call"
 # Columns that hold more than one answer to a prompt, or a verdict on one.
 _PREFERENCES: tuple[tuple[str, ...], ...] = (("chosen", "rejected"), ("prompt", "completion", "label"))
-_VERDICT = "label"
+_TEXT = "text"
+VERDICTS = ("label", "kto_tag")
+"""Columns that say whether an answer is a good one: TRL's, LLaMA-Factory's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class Layout:
 
     def consumed(self, names: Collection[str]) -> tuple[str, ...]:
         """Those of a dataset's columns that become the conversation."""
-        return tuple(name for name in (*self.needed, *self.optional, TOOLS) if name in names)
+        further = () if self.name == _TEXT else (*self.optional, TOOLS)
+        return tuple(name for name in (*self.needed, *further) if name in names)
 
     def messages(self, row: Mapping[str, object], *, tool_calls: bool = True) -> object:
         """A row's chat as `mmdatasets.chat.formats.normalise` takes it.
@@ -93,58 +98,60 @@ def find_layout(
     Raises:
         ConversationError: If no layout fits, or the columns are those of preference data.
     """
-    known = _layouts(messages_column)
+    known = layouts(messages_column)
     if layout is not None:
         chosen = known[layout]
         if not set(chosen.needed) <= set(names):
             raise ConversationError(
-                f"layout={layout!r} needs the column(s) {', '.join(chosen.needed)}; found {_listed(names)}"
+                f"layout={layout!r} needs the column(s) {', '.join(chosen.needed)}; found {listed(names)}"
             )
         return chosen
+    if messages_column != _MESSAGES:  # a column of that name holds turns, unless layout='text' says otherwise
+        known = {name: own for name, own in known.items() if messages_column in own.needed and name != _TEXT}
     found = next((own for own in known.values() if set(own.needed) <= set(names)), None)
     _refuse_preferences(names, found, booleans)
     if found is not None:
         return found
-    if "text" in names and messages_column == _MESSAGES:
-        raise ConversationError(
-            f"found plain text (the columns {_listed(names)}), which is not supported: the chat template is what says "
-            "what is trained. Write each text as a chat: a column 'messages' with a list of 'role' and 'content'"
-        )
     expected = "; or ".join(", ".join(map(repr, own.needed)) for own in known.values())
     raise ConversationError(
-        f"no column(s) with a chat: expected {expected}; found {_listed(names)}. Rename columns, or name the one with "
+        f"no column(s) with a chat: expected {expected}; found {listed(names)}. Rename columns, or name the one with "
         "the messages with messages_column=..."
     )
 
 
-def _layouts(messages_column: str) -> dict[LayoutName, Layout]:
-    """The layouts that a dataset may have, the preferred first."""
+def layouts(messages_column: str = _MESSAGES) -> dict[LayoutName, Layout]:
+    """The layouts that a dataset may have, the preferred first.
+
+    Args:
+        messages_column: The column with the list of turns, or with the text, where it has another name than usual.
+    """
     own = messages_column != _MESSAGES
-    turns: dict[LayoutName, Layout] = {
+    return {
         "messages": Layout("messages", (messages_column,)),
         "conversations": Layout("conversations", (messages_column if own else _CONVERSATIONS,), ("system",)),
-    }
-    others: dict[LayoutName, Layout] = {
         "prompt_completion": Layout("prompt_completion", ("prompt", "completion")),
         "alpaca": Layout("alpaca", ("instruction", "output"), ("input", "history", "system")),
+        "text": Layout("text", (messages_column if own else _TEXT,)),
     }
-    return turns if own else turns | others
 
 
 def _refuse_preferences(names: Collection[str], found: Layout | None, booleans: Collection[str]) -> None:
     signs = next((columns for columns in _PREFERENCES if set(columns) <= set(names)), None)
-    if signs is None and found is not None and _VERDICT in names and _VERDICT in booleans:
-        signs = (*found.needed, _VERDICT)
+    verdict = next((name for name in VERDICTS if name in names and name in booleans), None)
+    if signs is None and found is not None and verdict is not None:
+        signs = (*found.needed, verdict)
     if signs is None:
         return
     rest = f"set layout={found.name!r} to train on {', '.join(found.needed)} alone" if found else "rename the columns"
     raise ConversationError(
-        f"the columns {', '.join(signs)} are those of preference data, which has a transform of its own that is to "
-        f"come; this one makes rows for supervised fine-tuning. If it is no preference data, {rest}"
+        f"the columns {', '.join(signs)} are those of preference data, for which there is "
+        f"plugin.preference_transform; this one makes rows for supervised fine-tuning. If it is no preference data, "
+        f"{rest}"
     )
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
+    """Names of columns, for error messages."""
     return ", ".join(names) or "none"
 
 
@@ -176,12 +183,17 @@ def _read_alpaca(row: Mapping[str, object], columns: Sequence[str], _tool_calls:
     return [*_system(row, ()), *chat]
 
 
+def _read_text(row: Mapping[str, object], columns: Sequence[str], _tool_calls: bool) -> object:
+    return [{"role": "user", "content": _text(row, columns[0], needed=True)}]
+
+
 _PAIR = ("user", "assistant")
 _READERS: dict[LayoutName, Callable[[Mapping[str, object], Sequence[str], bool], object]] = {
     "messages": _read_turns,
     "conversations": _read_turns,
     "prompt_completion": _read_prompt,
     "alpaca": _read_alpaca,
+    "text": _read_text,
 }
 
 
@@ -239,7 +251,7 @@ def _as_message(turn: object, column: str, index: int, tool_calls: bool) -> obje
     if not isinstance(turn, Mapping):
         return turn
     if turn.get("role") is not None or turn.get("from") is None:
-        return {**turn, TOOL_CALLS: _without_nulls(turn[TOOL_CALLS])} if turn.get(TOOL_CALLS) else turn
+        return {**turn, TOOL_CALLS: without_nulls(turn[TOOL_CALLS])} if turn.get(TOOL_CALLS) else turn
     speaker, value = turn["from"], turn.get("value")
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise ConversationError(
@@ -293,7 +305,7 @@ def read_tools(value: object) -> list[Mapping[str, object]]:
         own = (
             tool
             if isinstance(value, str)
-            else {key: _without_nulls(tool[key]) for key in tool if tool[key] is not None}
+            else {key: without_nulls(tool[key]) for key in tool if tool[key] is not None}
         )
         bare = "name" in own and "function" not in own and own.get("type", "function") == "function"
         inner = {key: item for key, item in own.items() if key != "type"} if bare else own
@@ -311,8 +323,8 @@ def _parsed(value: object) -> object:
         return value
 
 
-def _without_nulls(value: object) -> object:
+def without_nulls(value: object) -> object:
     """The value without the keys that Arrow, whose structs all have the same, adds to a mapping."""
     if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value

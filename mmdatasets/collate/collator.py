@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
@@ -17,7 +17,9 @@ from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
-    from mmdatasets.types import MediaInput
+
+TokenLists: TypeAlias = dict[str, list[list[int]]]
+"""Sequences of a batch by name (`input_ids`, ...), not padded."""
 
 
 @dataclass
@@ -74,26 +76,42 @@ class MultimodalCollator:
         _check_return_tensors(return_tensors or self.return_tensors)
         if not rows:
             raise CollateError("there are no rows to make a batch of")
-        sequences = {INPUT_IDS: [_token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]}
+        sequences = {INPUT_IDS: [token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]}
         sequences["attention_mask"] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
         if any(row.get(LABELS) is not None for row in rows):
-            sequences[LABELS] = [_token_list(row, LABELS, index) for index, row in enumerate(rows)]
-            _check_lengths(sequences[INPUT_IDS], sequences[LABELS])
-        engine = self.plugin.engine
-        media = [self._media_of(row, index) for index, row in enumerate(rows)]
-        if self.ensure_media:
-            media[0] = replace(media[0], blanks=self._blanks(media, sequences))
-        batch = self._pad(sequences)
-        inputs = self.plugin.collated_inputs(media, batch[INPUT_IDS].tolist())
+            sequences[LABELS] = [token_list(row, LABELS, index) for index, row in enumerate(rows)]
+            check_lengths(sequences[INPUT_IDS], sequences[LABELS])
+        media = self.fill_towers(self.media_of_rows(rows), sequences)
+        return Batch(self.complete(self.pad(sequences), media))
+
+    def complete(
+        self, batch: dict[str, torch.Tensor], media: Sequence[RowMedia], copies: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """Adds to padded sequences what the model takes beside them.
+
+        Args:
+            batch: The sequences.
+            media: The media of each row.
+            copies: How many sequences share a row's media; see `mmdatasets.collate.inputs.make_inputs`.
+        """
+        inputs = self.plugin.collated_inputs(media, batch[INPUT_IDS].tolist(), copies)
         batch |= {name: self._as_input(name, value) for name, value in inputs.items()}
-        batch = self.plugin.finish_batch(engine, batch)
+        batch = self.plugin.finish_batch(self.plugin.engine, batch)
         if self.positions is not None:
             batch["position_ids"] = self.positions(batch)
-        return Batch(batch)
+        return batch
 
     def _as_input(self, name: str, value: object) -> torch.Tensor:
-        made = _to_tensor(value)
+        made = to_tensor(value)
         return made if self.dtype is None else cast_media(name, made, self.dtype)  # type: ignore[return-value]
+
+    def media_of_rows(self, rows: Sequence[Mapping[str, object]]) -> list[RowMedia]:
+        """The media of each row, in the order of the text.
+
+        Raises:
+            MediaError: If a reference cannot be used. Names the row.
+        """
+        return [self._media_of(row, index) for index, row in enumerate(rows)]
 
     def _media_of(self, row: Mapping[str, object], index: int) -> RowMedia:
         try:
@@ -101,8 +119,19 @@ class MultimodalCollator:
         except MediaError as error:
             raise error.at(row=f"{index} of the batch") from error.__cause__
 
-    def _blanks(self, media: Sequence[RowMedia], sequences: Mapping[str, list[list[int]]]) -> list[MediaInput]:
-        """Blank items for the towers that a batch has nothing for; their tokens join the first row, masked out."""
+    def fill_towers(self, media: Sequence[RowMedia], *batches: TokenLists) -> list[RowMedia]:
+        """With `ensure_media`, blank items for the towers that a batch has nothing for.
+
+        Args:
+            media: The media of each row.
+            *batches: Sequences with this media, one or several for each row. The blanks' tokens join the first row's,
+                masked out.
+
+        Returns:
+            The media with the blanks.
+        """
+        if not self.ensure_media:
+            return list(media)
         engine = self.plugin.engine
         present = {item.modality for row in media for item in row.items}
         blanks = []
@@ -112,13 +141,20 @@ class MultimodalCollator:
                 continue
             blank, ids = engine.blank(taken[0])
             blanks.append(blank)
-            sequences[INPUT_IDS][0] += ids
-            sequences["attention_mask"][0] += [0] * len(ids)
-            if LABELS in sequences:
-                sequences[LABELS][0] += [IGNORE_INDEX] * len(ids)
-        return blanks
+            for sequences in batches:
+                for row in range(0, len(sequences[INPUT_IDS]), len(media)):
+                    sequences[INPUT_IDS][row] += ids
+                    sequences["attention_mask"][row] += [0] * len(ids)
+                    if LABELS in sequences:
+                        sequences[LABELS][row] += [IGNORE_INDEX] * len(ids)
+        return [replace(media[0], blanks=blanks), *media[1:]]
 
-    def _pad(self, sequences: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, torch.Tensor]:
+    def pad(self, sequences: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, torch.Tensor]:
+        """Sequences as `torch.int64` `(sequences, length)`, padded.
+
+        Raises:
+            CollateError: If the tokenizer has nothing to pad with.
+        """
         tokenizer = self.plugin.engine.tokenizer
         if tokenizer.pad_token_id is None:
             raise CollateError("the tokenizer has no pad token; set tokenizer.pad_token before making the plugin")
@@ -135,7 +171,7 @@ def _check_return_tensors(kind: str) -> None:
         raise ValueError(f"return_tensors={kind!r}: batches are torch tensors, for which it is 'pt'")
 
 
-def _to_tensor(value: object) -> torch.Tensor:
+def to_tensor(value: object) -> torch.Tensor:
     """Makes lists of numbers a tensor. Lists of tensors stay, also those that are empty for want of media."""
     leaf = value
     while isinstance(leaf, list):
@@ -152,7 +188,12 @@ def _pad_rows(rows: Sequence[Sequence[int]], length: int, value: int, side: str)
     return padded
 
 
-def _token_list(row: Mapping[str, object], column: str, index: int) -> list[int]:
+def token_list(row: Mapping[str, object], column: str, index: int) -> list[int]:
+    """A column of token ids or labels of row `index` of a batch.
+
+    Raises:
+        CollateError: If the row has no such column.
+    """
     value = row.get(column)
     if value is None:
         raise CollateError(
@@ -163,7 +204,12 @@ def _token_list(row: Mapping[str, object], column: str, index: int) -> list[int]
     return value.tolist() if hasattr(value, "tolist") else list(value)  # type: ignore[call-overload, no-any-return]
 
 
-def _check_lengths(batch_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> None:
+def check_lengths(batch_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> None:
+    """Checks that each sequence has as many labels as token ids.
+
+    Raises:
+        CollateError: If one has not.
+    """
     for index, (ids, targets) in enumerate(zip(batch_ids, labels, strict=True)):
         if len(ids) != len(targets):
             raise CollateError(

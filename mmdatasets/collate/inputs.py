@@ -25,7 +25,11 @@ NestedTensors: TypeAlias = "Sequence[torch.Tensor | NestedTensors]"
 
 
 def make_inputs(
-    plugin: BasePlugin, engine: Engine, media: Sequence[RowMedia], batch_ids: Sequence[Sequence[int]]
+    plugin: BasePlugin,
+    engine: Engine,
+    media: Sequence[RowMedia],
+    batch_ids: Sequence[Sequence[int]],
+    copies: int = 1,
 ) -> MediaInputs:
     """What the model takes beside the token ids.
 
@@ -33,7 +37,10 @@ def make_inputs(
         plugin: The family's rules.
         engine: The processor at work.
         media: The media of each row.
-        batch_ids: Token ids of each row; may be empty, then nothing is checked against them.
+        batch_ids: Token ids of each row; may be empty, then nothing is checked against them. With several `copies`
+            all rows' first sequences, then all rows' second ones, and so on.
+        copies: How many sequences of `batch_ids` share each row's media, which is decoded once, and processed once
+            where the family's `outputs_are_stacked`.
 
     Raises:
         MediaError: If an item cannot be decoded or processed. Names the row of the batch and the item.
@@ -41,18 +48,26 @@ def make_inputs(
     """
     rows = _load(engine, media)
     if batch_ids:
-        sources = enumerate(zip(rows, media, batch_ids, strict=True))
+        sources = enumerate(zip(rows, media, batch_ids[: len(media)], strict=True))
         rows = [_in_order(plugin, engine, index, *row) for index, row in sources]
     inputs: MediaInputs = {}
     made: list[list[int]] = [[] for _ in media]
     if any(rows):
-        outputs, expansions = _process(plugin, engine, rows, media)
-        inputs.update(outputs)  # type: ignore[arg-type]
+        again = 1 if plugin.outputs_are_stacked else copies  # how often the processor sees the same media
+        outputs, expansions = _process(plugin, engine, rows * again, [*media] * again)
+        inputs.update({name: _repeated(value, copies // again) for name, value in outputs.items()})  # type: ignore[misc]
         supply = iter(expansions)
         made = [[one.num_media_tokens for one in islice(supply, len(row))] for row in rows]
     if batch_ids:
-        check_features(engine, made, media, batch_ids)
+        check_features(engine, made * copies, [*media] * copies, batch_ids)
     return plugin.finish_inputs(engine, inputs, batch_ids)
+
+
+def _repeated(value: object, copies: int) -> object:
+    """A processor's output for so many copies of its rows: the first dimension is that of rows, items or patches."""
+    if copies == 1:
+        return value
+    return torch.cat([value] * copies) if isinstance(value, torch.Tensor) else list(value) * copies  # type: ignore[call-overload]
 
 
 def _load(engine: Engine, media: Sequence[RowMedia]) -> list[list[MediaInput]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _METHOD = "compute_3d_position_ids"
+_LEAVE_OUT = "leave position_ids=True out, the model then computes them itself"
 _AXES = 3  # time, height, width
 
 
@@ -39,7 +40,7 @@ class ModelPositions:
         config: The model's configuration. Of an omni model the thinker's is meant, which may stand in the whole's.
 
     Raises:
-        MMDatasetsError: If transformers has no model class for the configuration.
+        MMDatasetsError: If transformers has no model class for the configuration, or one that cannot be asked.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -129,14 +130,26 @@ def plain_position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def _find_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The model class that has the rule; any of the configuration's where tokens are just counted."""
+    classes = _classes_of(config)
+    if not classes:
+        raise MMDatasetsError(
+            f"transformers has no model class for {type(config).__name__}, which must be asked for position ids: "
+            f"{_LEAVE_OUT}"
+        )
+    if any(hasattr(one, "get_rope_index") for one in classes) and not any(hasattr(one, _METHOD) for one in classes):
+        raise MMDatasetsError(
+            f"this version of transformers has no {_METHOD} for {type(config).__name__}: upgrade it, or {_LEAVE_OUT}"
+        )
+    return next((one for one in classes if hasattr(one, _METHOD)), classes[0])
+
+
+def _classes_of(config: PretrainedConfig) -> list[type[PreTrainedModel]]:
     from transformers.models.auto import modeling_auto
 
     names = ("MODEL_MAPPING", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", "MODEL_FOR_MULTIMODAL_LM_MAPPING")
+    classes: list[type[PreTrainedModel]] = []
     for mapping in (getattr(modeling_auto, name, {}) for name in names):
         found = mapping.get(type(config), None)
-        if found is not None:
-            return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
-    raise MMDatasetsError(
-        f"transformers has no model class for {type(config).__name__}, which must be asked for position ids: leave "
-        "position_ids=True out, the model then computes them itself"
-    )
+        classes += found if isinstance(found, tuple) else [] if found is None else [found]
+    return classes

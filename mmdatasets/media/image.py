@@ -43,7 +43,8 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
             speed, never the pixels.
 
     Returns:
-        Contiguous `uint8` tensor `(3, height, width)`: for files and PIL images what
+        `uint8` tensor `(3, height, width)`, of which a pixel's channels may be stored side by side, as decoders give
+        them and as resizing is fastest (then it is not contiguous): for files and PIL images what
         `transformers.image_utils.load_image` gives, of animations the first frame; for arrays see
         `mmdatasets.media.arrays.array_to_rgb`.
 
@@ -82,7 +83,7 @@ def _decode_with_pillow(image: PIL.Image.Image, file: BinaryIO | None, source: s
             if file is not None:
                 # Changes no pixel, but spares the user a warning about palettes whose transparency is dropped.
                 turned.info.pop("transparency", None)
-            pixels = np.array(turned.convert("RGB"))
+            pixels = np.array(turned if turned.mode == "RGB" else turned.convert("RGB"))
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # plugins raise what their parsers raise
@@ -95,7 +96,7 @@ def _decode_with_pillow(image: PIL.Image.Image, file: BinaryIO | None, source: s
             f"the header says {width}x{height}, but the pixel data is {pixels.shape[1]}x{pixels.shape[0]}",
             source=source,
         )
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _torchcodec_equals_pillow(image: ImageFile, file: BinaryIO) -> bool:
@@ -123,7 +124,7 @@ def _decode_with_torchcodec(
         return None
     if pixels.shape != (3, image.height, image.width):
         return None
-    return pixels.contiguous()
+    return pixels
 
 
 def _torchcodec(options: MediaOptions) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -19,6 +19,7 @@ from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaProcessorError
 from mmdatasets.planning.image_forms import ImageHandOver
+from mmdatasets.planning.image_layout import with_channels_last
 from mmdatasets.planning.inputs import Outputs, as_tensor, blank_input, describe_shape, join_outputs, video_metadata
 from mmdatasets.planning.quick_audio import without_spectrograms
 from mmdatasets.planning.runs import collapse_runs
@@ -79,6 +80,7 @@ class ProcessorRunner:
     ) -> None:
         self.processor = processor
         self._dry_processor = without_spectrograms(processor)
+        self._image_processor = with_channels_last(processor)
         self.tokenizer = get_tokenizer(processor)
         self.placeholders: dict[Modality, str] = {}
         """What the chat template writes for one item, for example `<|image_pad|>`."""
@@ -93,7 +95,8 @@ class ProcessorRunner:
         self._frames_are_independent = frames_are_independent
         self._meta_works: dict[Modality, bool] = {}
         self._hand_over = ImageHandOver(self._run_images)
-        self._kwargs = self._merge_kwargs(overrides or {})
+        self._overrides = overrides or {}
+        self._kwargs = self._merge_kwargs(self._overrides)
 
     def _merge_kwargs(self, overrides: Mapping[Modality, ProcessorKwargs]) -> dict[str, ProcessorKwargs]:
         if self.tokenizer is self.processor:
@@ -116,6 +119,10 @@ class ProcessorRunner:
     def kwargs(self, modality: Modality) -> ProcessorKwargs:
         """The processor's merged keyword arguments for a modality, as its own call would use them."""
         return self._kwargs.get(_KWARGS_GROUP[modality], {})
+
+    def sizes(self, modality: Modality) -> bool:
+        """Whether its own `size` is overridden for a modality, so that nobody else is to resize that."""
+        return "size" in self._overrides.get(modality, {})
 
     def setting(self, name: str) -> object | None:
         """A setting of the whole processor, as its own call would use it."""
@@ -314,7 +321,7 @@ class ProcessorRunner:
 
     def _run_images(self, images: list[object]) -> tuple[Outputs, list[str]]:
         images = self.processor.prepare_inputs_layout(images=images, **self._kwargs)[0]
-        outputs, replacements = self.processor._process_images(images, **self.kwargs("image"))
+        outputs, replacements = self._image_processor._process_images(images, **self.kwargs("image"))
         return dict(outputs), replacements
 
     def _run_audio(self, audio: Sequence[object], dry: bool) -> tuple[Outputs, list[str]]:

@@ -1,8 +1,9 @@
-"""Pixel budgets for processors that have no size arguments of their own."""
+"""Pixel budgets: as the size arguments of a processor, and for processors that have none."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from mmdatasets.types import ImageInfo
 
@@ -35,3 +36,15 @@ def fit_pixels(
         scale = math.sqrt(min_pixels / pixels)
         return ImageInfo(math.ceil(info.width * scale), math.ceil(info.height * scale))
     return info
+
+
+def size_between(own: Mapping[str, int], low: int | None, high: int | None) -> dict[str, int]:
+    """A processor's `size` of `shortest_edge` and `longest_edge`, which count pixels, with other bounds."""
+    shortest, longest = low or own["shortest_edge"], high or own["longest_edge"]
+    if low is None:
+        # A budget near the processor's own minimum moves the minimum along: sides are rounded up from it by up to a
+        # block each, which are twice the side at most.
+        shortest = min(shortest, max(1, longest // 4))
+    elif high is None:
+        longest = max(shortest, longest)
+    return {"shortest_edge": shortest, "longest_edge": longest}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,7 @@ import torch
 from datasets import Features, Value
 
 from mmdatasets._version import __version__
-from mmdatasets.chat.formats import Conversation, MediaColumns, Message, normalise
+from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, MediaColumns, Message, check_placeholders, normalise
 from mmdatasets.chat.labels import TRAIN_ON, TrainOn
 from mmdatasets.chat.layouts import LAYOUTS, TOOLS, Layout, LayoutName, find_layout, read_tools
 from mmdatasets.collate.inputs import MediaInputs, make_inputs
@@ -24,6 +23,8 @@ from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
 from mmdatasets.plugins.hooks import FamilyHooks
+from mmdatasets.plugins.pickling import canonical
+from mmdatasets.plugins.preferences import PreferenceStages
 from mmdatasets.plugins.stage_inputs import options_of
 from mmdatasets.plugins.training import Training
 from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_media, write_batch
@@ -42,7 +43,7 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(Training, FamilyHooks):
+class BasePlugin(Training, FamilyHooks, PreferenceStages):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
@@ -64,10 +65,13 @@ class BasePlugin(Training, FamilyHooks):
             `"train": False` or `"weight": 0`.
         layout: How the dataset holds its chats, told from its columns when `None`; see
             `mmdatasets.chat.layouts.LayoutName`.
-        messages_column: Column with the list of messages, in the layouts that have one.
+        messages_column: Column with the list of messages, in the layouts that have one; with `layout="text"` the text.
         images_column: Column with the images; `image` where the dataset has no `images`.
         videos_column: Column with the videos, likewise.
         audios_column: Column with the audio, likewise.
+        image_placeholder: What stands for an image in text.
+        video_placeholder: What stands for a video in text.
+        audio_placeholder: What stands for audio in text.
         family: Name that the plugin was made by.
     """
 
@@ -86,6 +90,9 @@ class BasePlugin(Training, FamilyHooks):
     images_column: str = "images"
     videos_column: str = "videos"
     audios_column: str = "audios"
+    image_placeholder: str = PLACEHOLDERS["image"]
+    video_placeholder: str = PLACEHOLDERS["video"]
+    audio_placeholder: str = PLACEHOLDERS["audio"]
     family: str = "generic"
 
     def __post_init__(self) -> None:
@@ -93,6 +100,7 @@ class BasePlugin(Training, FamilyHooks):
             raise ValueError(f"train_on={self.train_on!r} is none of {', '.join(map(repr, TRAIN_ON))}")
         if self.layout is not None and self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r} is none of {', '.join(map(repr, LAYOUTS))}")
+        check_placeholders(self.placeholders)
         if self.processor is None:
             return
         for modality in ("image", "video", "audio"):
@@ -134,7 +142,7 @@ class BasePlugin(Training, FamilyHooks):
             MMDatasetsError: If the chat, the media or their match cannot be used.
         """
         engine = self._engine_for(processor)
-        conversation = self._normalise(messages, {"image": images, "video": videos, "audio": audios}, engine)
+        conversation = self.normalise(messages, {"image": images, "video": videos, "audio": audios}, engine)
         return write_messages(self, engine, conversation)
 
     @property
@@ -199,11 +207,13 @@ class BasePlugin(Training, FamilyHooks):
                 raise error.at(row=f"{index} of the batch") from error.__cause__
         return make_inputs(self, engine, media, batch_ids)
 
-    def collated_inputs(self, media: Sequence[RowMedia], batch_ids: Sequence[Sequence[int]]) -> MediaInputs:
+    def collated_inputs(
+        self, media: Sequence[RowMedia], batch_ids: Sequence[Sequence[int]], copies: int = 1
+    ) -> MediaInputs:
         """What the collator adds to the token ids; through `get_mm_inputs` where a plugin has its own."""
         if type(self).get_mm_inputs is BasePlugin.get_mm_inputs:
-            return make_inputs(self, self.engine, media, batch_ids)
-        images, videos, audios, lengths = flat_references(media, self.engine.runner.sampling_rate)
+            return make_inputs(self, self.engine, media, batch_ids, copies)
+        images, videos, audios, lengths = flat_references([*media] * copies, self.engine.runner.sampling_rate)
         return self.get_mm_inputs(
             images, videos, audios, lengths["image"], lengths["video"], lengths["audio"], batch_ids, self.processor
         )
@@ -227,7 +237,7 @@ class BasePlugin(Training, FamilyHooks):
             MMDatasetsError: If a row cannot be used. Names the row, and the column, index and source of its media.
         """
         reader = BatchReader(batch)
-        columns = self._columns_among(reader.column_names)
+        columns = self.columns_among(reader.column_names)
         taken = {modality: columns[modality] for modality in self.modalities}
         layout = self._layout_among(reader.column_names, reader.boolean_columns)
         consumed = layout.consumed(reader.column_names)
@@ -237,11 +247,13 @@ class BasePlugin(Training, FamilyHooks):
         media = {modality: reader.media(column, modality, len(chats)) for modality, column in columns.items()}
         names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
         conversations, stored = [], []
+        is_plain = layout.name == "text"
+        writes_calls = not is_plain and self.engine.template.writes_tool_calls
         for index, (chat, name) in enumerate(zip(chats, names, strict=True)):
             try:
-                messages = layout.messages(chat, tool_calls=self.engine.template.writes_tool_calls)
-                conversation = self._normalise(messages, {modality: rows[index] for modality, rows in media.items()})
-                conversation.tools = read_tools(chat.get(TOOLS))
+                messages = layout.messages(chat, tool_calls=writes_calls)
+                conversation = self.normalise(messages, {modality: rows[index] for modality, rows in media.items()})
+                conversation.tools, conversation.is_plain = read_tools(chat.get(TOOLS)), is_plain
                 stored.append(store_media(conversation.media, columns, self.options.media_root))
             except MMDatasetsError as error:
                 raise error.at(row=name) from error.__cause__
@@ -249,7 +261,8 @@ class BasePlugin(Training, FamilyHooks):
         rows = tokenise_rows(self, conversations, names)
         return write_batch(reader, rows, stored, taken, replaced)
 
-    def _normalise(self, messages: object, media: MediaColumns, engine: Engine | None = None) -> Conversation:
+    def normalise(self, messages: object, media: MediaColumns, engine: Engine | None = None) -> Conversation:
+        """A row's chat as the templates take it, with its media; see `mmdatasets.chat.formats.normalise`."""
         processor = (engine or self.engine).runner.processor
         for modality, items in media.items():
             if items and modality not in (engine or self.engine).runner.placeholders:
@@ -257,7 +270,12 @@ class BasePlugin(Training, FamilyHooks):
                     f"{type(processor).__name__} takes no {modality}s, but the row has {len(items)}",
                     column=self.media_columns[modality],
                 )
-        return normalise(messages, media)
+        return normalise(messages, media, self.placeholders)
+
+    @property
+    def placeholders(self) -> dict[Modality, str]:
+        """What stands in text for an item of each modality."""
+        return {"image": self.image_placeholder, "video": self.video_placeholder, "audio": self.audio_placeholder}
 
     @property
     def media_columns(self) -> dict[Modality, str]:
@@ -269,7 +287,7 @@ class BasePlugin(Training, FamilyHooks):
         """What the model takes."""
         return tuple(self.engine.runner.placeholders)
 
-    def _columns_among(self, names: Collection[str]) -> dict[Modality, str]:
+    def columns_among(self, names: Collection[str]) -> dict[Modality, str]:
         """The media columns of a dataset: one named `image` stands for `images` where there are none of these."""
         return {
             modality: modality if column not in names and column == f"{modality}s" and modality in names else column
@@ -289,7 +307,7 @@ class BasePlugin(Training, FamilyHooks):
             ConversationError: If none of its columns hold a chat.
         """
         names = source or ()
-        columns = self._columns_among(names)
+        columns = self.columns_among(names)
         booleans = [name for name, feature in (source or {}).items() if feature == Value("bool")]
         consumed = self._layout_among(names, booleans).consumed(names) if source else ()
         replaced = [*consumed, *(columns[modality] for modality in self.modalities)]
@@ -338,7 +356,7 @@ class BasePlugin(Training, FamilyHooks):
 
     def __getstate__(self) -> dict[str, object]:
         names = [item.name for item in dataclasses.fields(self) if item.name != "processor"]
-        config = {name: _canonical(getattr(self, name)) for name in names}
+        config = {name: canonical(getattr(self, name)) for name in names}
         return {
             "version": __version__,
             "schema_version": SCHEMA_VERSION,
@@ -354,15 +372,3 @@ class BasePlugin(Training, FamilyHooks):
         self.__dict__.update(state["config"])  # type: ignore[call-overload]
         self.__dict__["snapshot"] = snapshot
         self.processor = snapshot.restore() if isinstance(snapshot, ProcessorSnapshot) else None
-
-
-def _canonical(value: object) -> object:
-    """The same value made of interned strings: a pickle depends on which of its equal strings are one object."""
-    if isinstance(value, str):
-        return sys.intern(value)
-    if isinstance(value, tuple):
-        return tuple(map(_canonical, value))
-    if isinstance(value, MediaOptions):
-        fields = (item.name for item in dataclasses.fields(value))
-        return dataclasses.replace(value, **{name: _canonical(getattr(value, name)) for name in fields})  # type: ignore[arg-type]
-    return value

@@ -27,6 +27,7 @@ class GenericPlugin(BasePlugin):
     """
 
     items_are_independent: ClassVar[bool] = False
+    outputs_are_stacked: ClassVar[bool] = False
 
     def make_engine(self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions) -> Engine:
         """What the plugin computes with.

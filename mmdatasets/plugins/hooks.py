@@ -10,6 +10,8 @@ import torch
 
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.inputs import image_input
+from mmdatasets.planning.own_sizes import image_size_counts_pixels, own_size
+from mmdatasets.planning.sizes import size_between
 from mmdatasets.transforms.engine import Engine
 from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaInput, MediaShape, Modality
 
@@ -33,22 +35,39 @@ class FamilyHooks:
     """Whether what an item becomes does not depend on the row's other items. (In LLaVA-OneVision it does.)"""
     inserts_bos: ClassVar[bool] = False
     """Whether the processor puts bos at `bos_index` of a row that has none."""
-    processor_sizes_images: ClassVar[bool] = False
-    """Whether `processor_kwargs` turns the pixel budget of images into the processor's own arguments."""
     processor_sizes_videos: ClassVar[bool] = False
-    """The same for videos."""
+    """Whether the edges in the video processor's `size` are numbers of pixels of a frame. (Of images it is asked.)"""
     tokens_tell_modality: ClassVar[bool] = True
     """Whether token ids alone tell a row's images and videos apart. (In MiniCPM-V a frame is an image.)"""
     frames_are_independent: ClassVar[bool] = False
     """Whether the model treats every frame by itself, so that those of several videos may stand in one tensor."""
+    outputs_are_stacked: ClassVar[bool] = True
+    """Whether the processor's tensors stack items, patches or rows along their first dimension alone, so that those of
+    the same rows once more are these tensors once more."""
     towers: ClassVar[tuple[tuple[Modality, ...], ...]] = (("image", "video"), ("audio",))
     """The modalities of each encoder of the model. A blank item of any of them has the encoder run."""
 
     def processor_kwargs(
         self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
     ) -> dict[Modality, ProcessorKwargs]:
-        """The processor's own size arguments for a pixel budget, where it has such arguments."""
-        return {}
+        """The processor's own arguments for a pixel budget: its `size`, where that counts pixels.
+
+        A modality whose `size` is given here is not resized before the processor.
+        """
+        kwargs: dict[Modality, ProcessorKwargs] = {}
+        low, high = options.image_min_pixels, options.image_max_pixels
+        if (low, high) != (None, None) and image_size_counts_pixels(processor):
+            frames = self.frames_of_image(processor)
+            bounds = (None if bound is None else bound * frames for bound in (low, high))
+            kwargs["image"] = {"size": size_between(own_size(processor, "image") or {}, *bounds)}
+        low, high = options.video_min_pixels, options.video_max_pixels
+        if (low, high) != (None, None) and self.processor_sizes_videos:
+            kwargs["video"] = {"size": size_between(own_size(processor, "video") or {}, low, high)}
+        return kwargs
+
+    def frames_of_image(self, processor: ProcessorMixin) -> int:
+        """How many times the image processor's `size` counts an image's pixels."""
+        return 1
 
     def frame_multiple(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
         """What the processor rounds the sides of a video's frames to multiples of, as far as it says; else 1."""

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _OLDEST = 2.6
 _AUDIO_BOUNDS = {"audio_bounds": ("audio_start_id", "audio_end_id"), "spk_bounds": ("spk_start_id", "spk_end_id")}
-__AUDIO_BOUNDS = {"audio_bounds": ("audio_start_id", "audio_end_id"), "spk_bounds": ("spk_start_id", "spk_end_id")}
 
 
 @dataclass(eq=False)

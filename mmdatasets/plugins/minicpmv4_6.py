@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
@@ -12,6 +13,8 @@ from mmdatasets.types import Expansion
 @dataclass(eq=False)
 class MiniCPMV46Plugin(BasePlugin):
     """Each image of a row is numbered in the text: `<image_id>0</image_id><image>...`; until 4.7 each video, too."""
+
+    outputs_are_stacked: ClassVar[bool] = False  # patches lie along the last dimension of `pixel_values`
 
     def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
         """Puts the item's number before it, where the processor's `use_image_id` asks for it."""

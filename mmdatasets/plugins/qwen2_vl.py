@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mmdatasets.errors import MediaProcessorError
-from mmdatasets.options import MediaOptions
 from mmdatasets.planning.quick_audio import own_audio_count
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaShape, Modality
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
+    from mmdatasets.planning.dry_run import ProcessorRunner
     from mmdatasets.transforms.engine import Engine
 
 
@@ -28,22 +26,7 @@ class Qwen2VLPlugin(BasePlugin):
     """One token for each `merge_size` x `merge_size` block of patches, at the image's own aspect ratio."""
 
     delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {"image": _SPAN, "video": _SPAN}
-    processor_sizes_images = True
     processor_sizes_videos = True
-
-    def processor_kwargs(
-        self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
-    ) -> dict[Modality, ProcessorKwargs]:
-        """Pixel budgets as the processors' `size`: its `shortest_edge` and `longest_edge` count pixels of a frame."""
-        kwargs: dict[Modality, ProcessorKwargs] = {}
-        low, high = options.image_min_pixels, options.image_max_pixels
-        if (low, high) != (None, None):
-            kwargs["image"] = {"size": size_between(processor.image_processor.size, low, high)}
-        low, high = options.video_min_pixels, options.video_max_pixels
-        if self.processor_sizes_videos and (low, high) != (None, None):
-            own = getattr(processor, "videos_kwargs", {}).get("size") or processor.video_processor.size
-            kwargs["video"] = {"size": size_between(own, low, high)}
-        return kwargs
 
     def plan_image(self, runner: ProcessorRunner, info: ImageInfo) -> Expansion:
         """The image processor's own patch count, which equals the dry run and takes microseconds."""
@@ -55,18 +38,6 @@ class Qwen2VLPlugin(BasePlugin):
         except ValueError as error:
             raise MediaProcessorError(f"the model's processor refuses it: {error}") from error
         return Expansion(runner.placeholders["image"], (patches // processor.merge_size**2,))
-
-
-def size_between(own: Mapping[str, int], low: int | None, high: int | None) -> dict[str, int]:
-    """A processor's `size` of `shortest_edge` and `longest_edge`, which count pixels, with other bounds."""
-    shortest, longest = low or own["shortest_edge"], high or own["longest_edge"]
-    if low is None:
-        # A budget near the processor's own minimum moves the minimum along: sides are rounded up from it by up to a
-        # block each, which are twice the side at most.
-        shortest = min(shortest, max(1, longest // 4))
-    elif high is None:
-        longest = max(shortest, longest)
-    return {"shortest_edge": shortest, "longest_edge": longest}
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.ernie_vl import ErnieVLPlugin
 from mmdatasets.plugins.framewise import FramewisePlugin, InternVLPlugin, VideoLlavaPlugin
 from mmdatasets.plugins.generic import GenericPlugin, StandardPlugin
+from mmdatasets.plugins.glm4v import GLM4VPlugin
 from mmdatasets.plugins.kimi_vl import KimiVLPlugin
 from mmdatasets.plugins.minicpmv import MiniCPMVPlugin
 from mmdatasets.plugins.minicpmv4_6 import MiniCPMV46Plugin
@@ -47,7 +48,7 @@ _FAMILIES: dict[str, Family] = {
     "gemma3": Family(StandardPlugin, ("Gemma3Processor",)),
     "gemma3n": Family(StandardPlugin, ("Gemma3nProcessor",)),
     "gemma4": Family(FramewisePlugin, ("Gemma4Processor",)),
-    "glm4v": Family(StandardPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
+    "glm4v": Family(GLM4VPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
     "internvl": Family(InternVLPlugin, ("InternVLProcessor",), ("intern_vl",)),
     "kimi_vl": Family(KimiVLPlugin, ("KimiVLProcessor", "Kimi_K25Processor")),
     "lfm2_vl": Family(StandardPlugin, ("Lfm2VlProcessor",)),

@@ -17,6 +17,7 @@ import torch
 
 from mmdatasets.collate.rows import as_reference
 from mmdatasets.errors import MMDatasetsError, ProcessorMismatchError, TemplateError
+from mmdatasets.options import MediaOptions
 from mmdatasets.plugins.call_frame import CallFrame, FramedEngine, frames_between
 from mmdatasets.plugins.own_call import call_processor, probe_chat
 from mmdatasets.types import FramePlan, MediaInput, Modality, VideoShape
@@ -24,7 +25,6 @@ from mmdatasets.types import FramePlan, MediaInput, Modality, VideoShape
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from mmdatasets.options import MediaOptions
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.engine import Engine
 
@@ -71,6 +71,8 @@ def make_checked_engine(plugin: BasePlugin, processor: Processor, options: Media
     third, that says nothing either; where it refuses an item, nothing could tell whether the plugin is right, and the
     engine goes without that modality. Where the call only puts special tokens around every text, the engine does too.
 
+    The comparison is made with options of which none is set, for the call knows nothing of them.
+
     Args:
         plugin: The plugin. It is not changed.
         processor: The model's processor.
@@ -81,6 +83,22 @@ def make_checked_engine(plugin: BasePlugin, processor: Processor, options: Media
 
     Raises:
         ProcessorMismatchError: If token ids or the names, types or shapes of inputs differ otherwise. Says which.
+    """
+    unset = MediaOptions()
+    checked = _check(plugin, processor, unset)
+    if options == unset:
+        return checked
+    engine = FramedEngine(plugin, processor, options, checked.frame)
+    for modality, reason in checked.media.refused.items():
+        engine.media.refuse(modality, reason)
+    return engine
+
+
+def _check(plugin: BasePlugin, processor: Processor, options: MediaOptions) -> FramedEngine:
+    """An engine that makes of the probes what the call does.
+
+    Raises:
+        ProcessorMismatchError: If there is none.
     """
     engine = FramedEngine(plugin, processor, options)
     mismatch = _find_mismatch(plugin, engine)

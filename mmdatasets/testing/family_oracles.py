@@ -13,7 +13,7 @@ import torch
 from mmdatasets.testing.inputs import Inputs
 from mmdatasets.testing.marks import find_runs
 from mmdatasets.testing.media_call import Loaded, load
-from mmdatasets.testing.oracles import Arguments, Oracle, Side
+from mmdatasets.testing.oracles import REFUSALS, Arguments, Oracle, Side
 from mmdatasets.testing.scenarios import Chat, Message, media_in, parts_of
 
 if TYPE_CHECKING:
@@ -117,8 +117,11 @@ class CallOracle(Oracle):
     ) -> Inputs | None:
         """The call on a batch, which pads where the tokenizer is set to."""
         texts, rows = [self.render(run, chat) for chat in chats], [_loaded(run, chat) for chat in chats]
-        with _padding(run.plugin.engine.tokenizer, padding_side):
-            return self._call(run, texts, rows)
+        try:
+            with _padding(run.plugin.engine.tokenizer, padding_side):
+                return self._call(run, texts, rows)
+        except REFUSALS:
+            return None
 
     def encode_text(self, run: Run, text: str, index: int) -> list[int] | None:
         """The call on the text."""

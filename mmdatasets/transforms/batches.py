@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Audio, Features, Image, LargeList, List, Video
+from datasets import Audio, Features, Image, LargeList, List, Value, Video
 from datasets.formatting.formatting import LazyBatch
 
 from mmdatasets.errors import ConversationError, MediaReferenceError
@@ -25,6 +25,7 @@ from mmdatasets.features import (
     VIDEO_FRAMES,
     VIDEOS,
     media_columns,
+    token_features,
     tokenised_features,
 )
 from mmdatasets.media.audio_store import audio_to_stored
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 Batch: TypeAlias = "LazyBatch | Mapping[str, Sequence[object]] | pa.Table"
 """A batch of rows as columns: `Dataset.map` passes a `LazyBatch`, `IterableDataset.map` a dict, Ray a table."""
+
+OwnColumns: TypeAlias = "dict[str, Sequence[object]]"
+"""Columns that a transform makes, by name: arrays of token ids, and what Arrow takes as it is."""
 
 StoredColumns: TypeAlias = "dict[str, list[StoredMedia | None] | list[list[StoredMedia]]]"
 """A row's media references by output column; see `mmdatasets.features.media_columns`."""
@@ -190,13 +194,24 @@ def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReferenc
     return found
 
 
-def check_columns(reader: BatchReader, replaced: Sequence[str], modalities: Iterable[Modality]) -> None:
+def check_columns(
+    reader: BatchReader,
+    replaced: Sequence[str],
+    modalities: Iterable[Modality],
+    tokens: Iterable[str] = (INPUT_IDS, LABELS),
+) -> None:
     """Checks that the transform overwrites no column that it does not read.
+
+    Args:
+        reader: The batch.
+        replaced: Columns that it reads.
+        modalities: What the model takes.
+        tokens: Its columns of token ids.
 
     Raises:
         ConversationError: If it would.
     """
-    own = {INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, *media_columns(modalities)}
+    own = {*tokens, LENGTH, MEDIA_INFO, *media_columns(modalities)}
     lost = sorted((set(reader.column_names) & own) - set(replaced))
     if lost:
         raise ConversationError(
@@ -211,11 +226,7 @@ def write_batch(
     sources: Mapping[Modality, str],
     replaced: Sequence[str],
 ) -> pa.Table | dict[str, list[object]]:
-    """The transform's result in the form that the batch came in.
-
-    Arrow in, Arrow out: a table with explicit types, the columns that are not replaced passed through. `Dataset.map`
-    takes it as it is, so that no type is inferred from whichever rows come first. Plain dict in, plain dict out, with
-    the transform's own columns alone.
+    """The result of a transform for supervised fine-tuning, see `write_columns`.
 
     Args:
         reader: The batch.
@@ -224,31 +235,63 @@ def write_batch(
         sources: The column that each modality came from; one for each that the model takes.
         replaced: Columns of the batch that the transform consumes.
     """
+    own: OwnColumns = {
+        INPUT_IDS: [row.input_ids for row in rows],
+        LABELS: [row.labels for row in rows],
+        LENGTH: [len(row.input_ids) for row in rows],
+        MEDIA_INFO: [row.media for row in rows],
+    }
+    return write_columns(reader, own, media, sources, replaced, token_features())
+
+
+def write_columns(
+    reader: BatchReader,
+    own: OwnColumns,
+    media: Sequence[StoredColumns],
+    sources: Mapping[Modality, str],
+    replaced: Sequence[str],
+    tokens: Mapping[str, List | Value],
+) -> pa.Table | dict[str, list[object]]:
+    """A transform's result in the form that the batch came in.
+
+    Arrow in, Arrow out: a table with explicit types, the columns that are not replaced passed through. `Dataset.map`
+    takes it as it is, so that no type is inferred from whichever rows come first. Plain dict in, plain dict out, with
+    the transform's own columns alone.
+
+    Args:
+        reader: The batch.
+        own: The transform's own columns, media left out.
+        media: The media columns of each row, from `store_media`.
+        sources: The column that each modality came from; one for each that the result has.
+        replaced: Columns of the batch that the transform consumes.
+        tokens: The types of the columns of token ids.
+    """
     table = reader.table
     media_names = list(media_columns(sources))
     if table is None:
         return {
-            INPUT_IDS: [row.input_ids.tolist() for row in rows],
-            LABELS: [row.labels.tolist() for row in rows],
-            LENGTH: [len(row.input_ids) for row in rows],
-            MEDIA_INFO: [row.media for row in rows],
+            **{name: list(map(_as_list, values)) for name, values in own.items()},
             **{name: [row[name] for row in media] for name in media_names},
         }
-    features = tokenised_features(sources, Features.from_arrow_schema(table.schema), replaced)
+    features = tokenised_features(sources, Features.from_arrow_schema(table.schema), replaced, tokens)
     schema = features.arrow_schema
-    own: dict[str, pa.Array | pa.ChunkedArray] = {
-        INPUT_IDS: _list_array([row.input_ids for row in rows]),
-        LABELS: _list_array([row.labels for row in rows]),
-        LENGTH: pa.array([len(row.input_ids) for row in rows], pa.int32()),
-        MEDIA_INFO: pa.array([row.media for row in rows], schema.field(MEDIA_INFO).type),
-    }
+    arrays = {name: _as_array(values, schema.field(name).type) for name, values in own.items()}
     origins = {MEDIA_COLUMNS[modality]: column for modality, column in sources.items()}
     for name in media_names:
         values, kind = [row[name] for row in media], schema.field(name).type
         unchanged = _unchanged(table, origins[name], values, kind) if name in origins else None  # type: ignore[arg-type]
-        own[name] = unchanged if unchanged is not None else pa.array(values, kind)
-    columns = [own[name] if name in own else table[name] for name in schema.names]
+        arrays[name] = unchanged if unchanged is not None else pa.array(values, kind)
+    columns = [arrays[name] if name in arrays else table[name] for name in schema.names]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _as_list(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _as_array(values: Sequence[object], kind: pa.DataType) -> pa.Array:
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    return _list_array(arrays) if arrays else pa.array(values, kind)
 
 
 def _unchanged(

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmdatasets.chat.control_tokens import ControlTokenGuard, Piece
 from mmdatasets.chat.formats import Conversation
+from mmdatasets.chat.plain import PlainText
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
 from mmdatasets.errors import MediaError, MMDatasetsError, TemplateError
@@ -112,14 +113,30 @@ class Engine:
             f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
         )
 
-    def template_for(self, conversation: Conversation) -> ChatTemplate:
-        """The chat template, with the conversation's tools.
+    def template_for(self, conversation: Conversation) -> ChatTemplate | PlainText:
+        """What writes the conversation: the chat template, with the conversation's tools.
 
         Raises:
             TemplateError: If it has some, and the template writes none.
         """
+        if conversation.is_plain:
+            return self._plain
         tools = conversation.tools
         return self.template.with_tools(self.guard.mark(tools)) if tools else self.template
+
+    @cached_property
+    def _plain(self) -> PlainText:
+        """Ends texts with the tokenizer's own end of text, where its call does not add that."""
+        end = self.tokenizer.eos_token
+        added = self.tokenizer("a")["input_ids"] if self.runner.adds_special_tokens else []
+        given = bool(added) and added[-1] == self.tokenizer.eos_token_id
+        return PlainText(self._write_item, "" if end is None or given else end, self._plugin.train_on)
+
+    def _write_item(self, modality: Modality, index: int) -> str:
+        """An item's placeholder within what the chat template, if there is one, writes around it."""
+        own = self._plugin.delimiters.get(modality, ("", ""))
+        before, after = self.markup(modality, index) if self.takes_parts(modality) else own
+        return f"{before}{self.runner.placeholders[modality]}{after}"
 
     def adds_special_tokens(self, text: str) -> bool:
         """Whether the processor's call has the tokenizer add bos and eos to a text: not where it starts with bos."""

@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torchvision.transforms.v2 import functional as tv
 from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError, MediaProcessorError
@@ -19,6 +18,7 @@ from mmdatasets.media.clip import VideoClip, split_clip
 from mmdatasets.media.identity import identity
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.probe import probe_image
+from mmdatasets.media.resize import resize
 from mmdatasets.media.source import describe_source
 from mmdatasets.media.video import decode_frames, probe_video
 from mmdatasets.planning.inputs import describe_shape, image_input
@@ -38,8 +38,6 @@ from mmdatasets.types import (
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from mmdatasets.options import MediaOptions
     from mmdatasets.planning.dry_run import ProcessorRunner
     from mmdatasets.plugins.base import BasePlugin
@@ -66,6 +64,11 @@ class MediaReader:
         self._refused: dict[Modality, str] = {}
         self._expand_item = lru_cache(maxsize=_CACHE_SIZE)(self._ask_item)
         self._expand_row = lru_cache(maxsize=_CACHE_SIZE)(self._ask_row)
+
+    @property
+    def refused(self) -> Mapping[Modality, str]:
+        """The modalities of which every item is refused, and why."""
+        return self._refused
 
     def refuse(self, modality: Modality, reason: str) -> None:
         """Has every item of a modality refused from now on."""
@@ -203,10 +206,10 @@ class MediaReader:
             raise MediaError(f"the plan of a {plan.modality} has no size: map the dataset again")
         options, size = self._options, ImageInfo(plan.width, plan.height)
         if plan.modality == "image":
-            if self._plugin.processor_sizes_images:
+            if self._runner.sizes("image"):
                 return size
             return fit_pixels(size, options.image_min_pixels, options.image_max_pixels)
-        if not self._plugin.processor_sizes_videos:
+        if not self._runner.sizes("video"):
             multiple = self._plugin.frame_multiple(self._runner.processor)
             size = fit_pixels(size, options.video_min_pixels, options.video_max_pixels, multiple)
         if plan.frames is None or plan.num_source_frames is None:
@@ -322,13 +325,13 @@ class MediaReader:
             sound = None
             if shape.num_samples is not None:
                 sound = self._load_samples(split_clip(item.reference).reference, plan)
-            return MediaInput(shape, _resized(frames, shape.width, shape.height), sound)
+            return MediaInput(shape, resize(frames, shape.width, shape.height), sound)
         return MediaInput(shape, self._load_samples(item.reference, plan))
 
     def _load_image(self, reference: MediaReference) -> MediaInput:
         image = decode_image(reference, self._options)
         size = self.shape(MediaPlan("image", image.shape[2], image.shape[1]))
-        return image_input(_resized(image, size.width, size.height))  # type: ignore[union-attr]
+        return image_input(resize(image, size.width, size.height))  # type: ignore[union-attr]
 
     def _load_samples(self, reference: object, plan: MediaPlan) -> np.ndarray:
         rate = self._runner.sampling_rate
@@ -341,16 +344,6 @@ def index_of(items: Sequence[MediaItem], position: int) -> int:
     wanted = items[position]
     earlier = [item for item in items[: position + 1] if item.modality == wanted.modality]
     return sum(one is not other for one, other in pairwise(earlier))
-
-
-def _resized(pixels: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """Resizes `(..., 3, height, width)` for a pixel budget that the processor has no arguments for."""
-    if pixels.shape[-2:] == (height, width):
-        return pixels
-    resized: torch.Tensor = tv.resize(
-        pixels, [height, width], interpolation=tv.InterpolationMode.BICUBIC, antialias=True
-    )
-    return resized
 
 
 def _check(made: MediaInput, planned: MediaShape) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mmdatasets.chat.formats import Conversation, Message
 from mmdatasets.types import Expansion, MediaItem, MediaPlan, Modality
 
 if TYPE_CHECKING:
+    from mmdatasets.chat.formats import Conversation, Message
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.engine import Engine
 
@@ -42,7 +42,7 @@ class PlannedMedia:
 
 
 def plan_media(engine: Engine, conversation: Conversation) -> tuple[Conversation, PlannedMedia]:
-    """Plans a row's media from headers.
+    """Plans a row's media, from headers where the conversation does not say what is planned.
 
     Returns:
         The conversation, with a part for each chunk of audio that is divided, and the plans.
@@ -51,7 +51,7 @@ def plan_media(engine: Engine, conversation: Conversation) -> tuple[Conversation
         MediaError: If an item cannot be used. Names column, index and source.
     """
     reader = engine.media
-    divided = reader.plan(conversation.media)
+    divided = reader.plan(conversation.media) if conversation.plans is None else conversation.plans
     seen: Counter[Modality] = Counter()
     items, positions = [], []
     for item, plans in zip(conversation.media, divided, strict=True):
@@ -60,7 +60,7 @@ def plan_media(engine: Engine, conversation: Conversation) -> tuple[Conversation
         seen[item.modality] += 1
     if len(items) > len(conversation.media):
         chunked = _with_chunks(conversation.messages, [len(plans) for plans in divided])
-        conversation = Conversation(chunked, items, conversation.tools)
+        conversation = replace(conversation, messages=chunked, media=items, plans=None)
     flat = [plan for plans in divided for plan in plans]
     return conversation, PlannedMedia(items, positions, flat, reader.expand(items, flat))
 

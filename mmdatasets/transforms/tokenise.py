@@ -118,7 +118,7 @@ def _place_expansions(
     engine = plugin.engine
     expansions = numbered(plugin, engine, media)
     messages = [engine.guard.mark(message) for message in conversation.messages]
-    if not engine.renders_parts(item.modality for item in media.items):
+    if not conversation.is_plain and not engine.renders_parts(item.modality for item in media.items):
         messages = [as_string(message, engine.runner.placeholders) for message in messages]
     rendered = engine.template_for(conversation).render(messages)
     special = engine.adds_special_tokens(rendered.text)

@@ -63,10 +63,30 @@ def test_audio_benchmark():
         assert ((f"decode 2 s of {format}", "load_audio, soundfile") in found) == (format != "m4a")
 
 
+@pytest.mark.slow
+def test_feeding_benchmark(tmp_path):
+    """With tiny models, on the CPU; it compares ids and pixels itself."""
+    path = tmp_path / "outcomes.json"
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "feed_gpu.py"), "--tiny", "--files", "2"]
+    command += ["--workers", "1", "--steps", "2", "--warm-up", "1", "--json", str(path)]
+    subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONPATH": search_path()})
+    outcomes = json.loads(path.read_text("utf-8"))
+    assert [(one["case"], one["contestant"]) for one in outcomes] == [
+        (case, contestant)
+        for case in ("photos", "videos")
+        for contestant in ("processor in the collator", "plugin.collator")
+    ]
+    assert all(one["samples_per_s"] > 0 and 0 <= one["waiting"] < 1 for one in outcomes)
+
+
+def search_path():
+    return os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def run(script, options):
     command = [sys.executable, str(REPOSITORY / "benchmarks" / script), "--repeats", "1", "--json", *options]
-    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths})
+    environment = {**os.environ, "PYTHONPATH": search_path()}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     results = json.loads(done.stdout)
     assert all(result["rate"] > 0 for result in results)
     return results

@@ -41,6 +41,8 @@ def said(speaker: object, value: object, **keys: object) -> dict[str, object]:
         ("instruction input output text", "alpaca", "instruction output input"),
         ("instruction input output system history", "alpaca", "instruction output input history system"),
         ("prompt completion images", "prompt_completion", "prompt completion"),
+        ("text url", "text", "text"),
+        ("text tools system", "text", "text"),
     ],
 )
 def test_detection(columns: str, name: str, consumed: str) -> None:
@@ -60,11 +62,13 @@ def test_detection(columns: str, name: str, consumed: str) -> None:
         ("prompt chosen rejected messages", "", "layout='messages'"),
         ("prompt completion label", "", "layout='prompt_completion'"),
         ("messages label", "label", "layout='messages'"),
+        ("messages kto_tag", "kto_tag", "layout='messages'"),
+        ("instruction output kto_tag", "kto_tag", "layout='alpaca'"),
     ],
 )
 def test_preference_data_is_refused_until_a_layout_is_given(columns: str, booleans: str, remedy: str) -> None:
     names = columns.split()
-    with pytest.raises(ConversationError, match=r"preference data, which has a transform of its own") as caught:
+    with pytest.raises(ConversationError, match=r"preference data, for which there is plugin.preference_tr") as caught:
         find_layout(names, booleans=booleans.split())
     assert remedy in str(caught.value)
     name = next((name for name in LAYOUTS if repr(name) in remedy), None)
@@ -83,8 +87,6 @@ def test_what_fits_nothing_says_what_was_found_and_expected() -> None:
         find_layout(["title", "b"])
     with pytest.raises(ConversationError, match="found none"):
         find_layout([])
-    with pytest.raises(ConversationError, match=r"plain text \(the columns text, url\)"):
-        find_layout(["text", "url"])
     with pytest.raises(ConversationError, match=r"layout='alpaca' needs the column\(s\) instruction, output; found"):
         find_layout(["messages", "instruction"], "alpaca")
 

@@ -191,3 +191,26 @@ def test_a_configuration_that_transformers_does_not_know(subjects) -> None:
 def test_padding_has_no_position() -> None:
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
     assert plain_position_ids(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 0]]
+
+
+def test_a_model_that_cannot_be_asked(subjects, monkeypatch) -> None:
+    """As those of older versions of transformers: no plain numbers in place of the model's own."""
+    model = subjects["qwen2_5_omni"].model
+    monkeypatch.delattr(type(model.model), "compute_3d_position_ids")
+    with pytest.raises(MMDatasetsError, match="this version of transformers has no compute_3d_position_ids"):
+        subjects["qwen2_5_omni"].plugin.collator(position_ids=True, config=model.config)
+
+
+@pytest.mark.parametrize("name", ["text only", "rows of different counts"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_5_omni", "glm4v"])
+def test_blank_media_does_not_count(family, name, subjects, media_folder) -> None:
+    run = run_of(subjects[family], name, media_folder)
+    model = run.model
+    settings = {"ensure_media": True, "padding_side": "right"}
+    theirs, _ = own_positions(model, run.plugin.collator(**settings)(run.mapped))
+    made = run.plugin.collator(**settings, position_ids=True, config=model.config)(run.mapped)
+    assert torch.equal(made["position_ids"], theirs)
+    for row, positions in zip(run.mapped, made["position_ids"].unbind(1), strict=True):
+        if not row["media_info"]:
+            length = len(row["input_ids"])
+            assert positions[:, :length].tolist() == [list(range(length))] * 3

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from datasets.fingerprint import Hasher
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
 from transformers import AudioFlamingo3Processor, FuyuImageProcessor, FuyuProcessor, LlavaProcessor
 
-from mmdatasets import auto_plugin, get_mm_plugin
+from mmdatasets import MediaOptions, auto_plugin, get_mm_plugin
 from mmdatasets.errors import MediaProcessorError, ProcessorMismatchError
 from mmdatasets.plugins.call_frame import CallFrame, frames_between
 from mmdatasets.plugins.generic import GenericPlugin
@@ -88,7 +90,40 @@ def test_the_comparison_holds_for_every_family_with_a_plugin(name: str) -> None:
     plugin = auto_plugin(build_processor(name))
     engine = make_checked_engine(plugin, plugin.processor, plugin.options)
     assert engine.frame == CallFrame()
-    assert not engine.media._refused
+    assert not engine.media.refused
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("cosmos3_edge", True), ("exaone4_5", True), ("cohere2_vision", False), ("inkling", False)]
+)
+def test_pixel_budgets_do_not_disturb_the_comparison(name: str, own: bool, image_file) -> None:
+    """The processor's call knows nothing of them, and would be given other images than the plugin makes of probes."""
+    processor, path = build_processor(name), image_file(80, 60)
+    options = MediaOptions(image_min_pixels=200_000, image_max_pixels=300_000, video_min_pixels=100_000)
+    plugin = auto_plugin(processor, options=options)
+    batch = plugin.collator()([first_row(plugin, CHAT, path)])
+    assert not plugin.engine.media.refused
+    [image] = processor.image_processor.fetch_images([str(path)])
+    size = {"size": {"shortest_edge": 200_000, "longest_edge": 300_000}} if own else {}
+    if not own:
+        image = tv.resize(image, [388, 517], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    question = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]
+    answer = [{"type": "text", "text": "A cat."}]
+    chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    expected = processor.apply_chat_template(
+        [chat], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"images_kwargs": size}
+    )
+    assert_same_tensors(batch, expected)
+
+
+def test_what_the_comparison_finds_holds_with_options_too(image_file) -> None:
+    """Frames and modalities that it refuses."""
+    framed = auto_plugin(build_processor("molmo2"), options=MediaOptions(image_max_pixels=40_000))
+    assert framed.engine.frame == FRAMED["molmo2"]
+    plain = auto_plugin(build_processor("video_llama_3"))
+    sized = auto_plugin(build_processor("video_llama_3"), options=MediaOptions(video_max_pixels=40_000))
+    assert sized.engine.media.refused == plain.engine.media.refused
+    assert list(plain.engine.media.refused) == ["video"]
 
 
 # ------------------------------------------------------------------------------------------- what it notices and not

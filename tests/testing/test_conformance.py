@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -23,15 +25,22 @@ OTHER_QUICK = {"base": "text only", "gemma4": "one image", "internvl": "one imag
 
 
 @pytest.fixture(scope="session")
-def cell_of(media_folder: Path):
-    """Runs a cell, once a session."""
-    known: dict[tuple[str, str], Cell] = {}
+def cell_of(media_folder: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest):
+    """Runs a cell, once a session: what several test processes found lies in the folder of their session."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    folder = folder / "cells"
+    folder.mkdir(exist_ok=True)
 
     def run(subject: Subject, scenario: Scenario) -> Cell:
-        key = subject.name, scenario.name
-        if key not in known:
-            known[key] = run_cell(subject, scenario, media_folder)
-        return known[key]
+        path = folder / f"{subject.name}-{scenario.name.replace(' ', '_')}.pickle"
+        if not path.exists():
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(pickle.dumps(run_cell(subject, scenario, media_folder)))
+            part.replace(path)
+        found: Cell = pickle.loads(path.read_bytes())
+        return found
 
     return run
 

@@ -241,8 +241,10 @@ class RightHandedPlugin(Qwen2VLPlugin):
 
 @dataclass(eq=False)
 class SpendthriftPlugin(Qwen2VLPlugin):
+    """Has the processor size images as it does by itself."""
+
     def processor_kwargs(self, processor, options):
-        return {}
+        return {"image": {"size": dict(processor.image_processor.size)}}
 
 
 @dataclass(eq=False)

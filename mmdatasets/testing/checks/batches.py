@@ -42,11 +42,11 @@ def pixel_budget(run: Run, expected: Expected) -> None:
     options = MediaOptions(image_max_pixels=_BUDGET)
     plugin = replace(run.plugin, options=options)
     rows = run.transform(plugin)
-    if plugin.processor_sizes_images and any(_exceeds_budget(row) for row in run.rows):
-        fewer = _num_tokens(rows) < _num_tokens(run.mapped)
-        require(fewer, "the budget changes nothing, though processor_sizes_images says that it would")
-    chats = [_with_loaded_images(run, plugin, index) for index in range(len(rows))]
     arguments: Arguments = plugin.processor_kwargs(run.subject.processor, options)
+    if "image" in arguments and any(_exceeds_budget(row) for row in run.rows):
+        fewer = _num_tokens(rows) < _num_tokens(run.mapped)
+        require(fewer, "the budget changes nothing, though processor_kwargs says that it would")
+    chats = [_with_loaded_images(run, plugin, index) for index in range(len(rows))]
     theirs = run.oracle.encode(run, chats, arguments=arguments)
     if theirs is not None:
         _require_same(run, _collated(run, plugin, rows), theirs)
@@ -110,7 +110,7 @@ def _with_loaded_images(run: Run, plugin: BasePlugin, index: int) -> Chat:
     references = [MediaItem("image", path) for path in row.only("image", files)]
     loaded = plugin.engine.media.load(references, [None] * len(references))
     images = [tv.to_pil_image(made.data) for made in loaded]  # some processors take no tensors
-    if not plugin.processor_sizes_images:
+    if not plugin.engine.runner.sizes("image"):
         for image in images:
             require(image.width * image.height <= _BUDGET, f"{image.width}x{image.height} pixels exceed the budget")
     supply = iter(images)
