@@ -101,10 +101,11 @@ def _best_fit(lengths: IntArray, media: IntArray, max_length: int, max_media: in
     rooms = _Rooms(max_length)
     sizes, counts = np.unique(lengths, return_counts=True)
     for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
-        while count:
-            number, placed = rooms.place(size, count)
+        left = count
+        while left:
+            number, placed = rooms.place(size, left)
             bins += [number] * placed
-            count -= placed
+            left -= placed
     bin_of = np.zeros(len(lengths), np.int64)
     bin_of[order] = bins
     return bin_of
