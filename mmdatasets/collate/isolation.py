@@ -33,21 +33,27 @@ class Isolation:
     Attributes:
         refusal: Why it does not; empty where it does.
         needs_mask: Why the boundaries alone do not do, so that the mask must be given; empty where they do.
+        takes_no_mask: Why a mask cannot be given; empty where it can.
+        takes_lengths: Whether `cu_seq_lens_q` and its relatives reach its text part alone.
         find_blocks: Finds the tokens that see one another in both directions, where the model has such.
         block_layers: The kinds of layers in which they do.
     """
 
     refusal: str = ""
     needs_mask: str = ""
+    takes_no_mask: str = ""
+    takes_lengths: bool = True
     find_blocks: FindBlocks | None = None
     block_layers: tuple[str, ...] = ()
 
     @property
     def ways(self) -> tuple[PackedAttention, ...]:
         """What `attention` may be."""
-        if self.refusal:
-            return ()
-        return tuple(way for way in PACKED_ATTENTION if way != "varlen" or not self.needs_mask)
+        return tuple(way for way in PACKED_ATTENTION if not self.why_not(way))
+
+    def why_not(self, attention: PackedAttention) -> str:
+        """Why `attention` cannot be this; empty where it can."""
+        return self.refusal or (self.needs_mask if attention == "varlen" else self.takes_no_mask)
 
 
 def _runs(inside: torch.Tensor) -> torch.Tensor:
@@ -74,13 +80,12 @@ _REMAPPED = (
     "the mask that transformers makes of packed positions lets the wrong tokens of an image see one another in its "
     "sliding layers"
 )
-_GEMMA3 = Isolation("", _REMAPPED, _images, ("full_attention", "sliding_attention"))
-_GEMMA4 = Isolation("", _REMAPPED, _images_and_videos, ("sliding_attention",))
+_GEMMA3 = Isolation(needs_mask=_REMAPPED, find_blocks=_images, block_layers=("full_attention", "sliding_attention"))
+_GEMMA4 = Isolation(needs_mask=_REMAPPED, find_blocks=_images_and_videos, block_layers=("sliding_attention",))
 _PALIGEMMA = Isolation(
-    "",
-    "its prompts see themselves in both directions, and transformers' mask takes all prompts for one",
-    _prompts,
-    ("full_attention",),
+    needs_mask="its prompts see themselves in both directions, and transformers' mask takes all prompts for one",
+    find_blocks=_prompts,
+    block_layers=("full_attention",),
 )
 _PALIGEMMA_2 = Isolation("its forward takes no masks for full and sliding layers, which its packed rows would need")
 _NO_IMAGE_YET = (
@@ -91,6 +96,8 @@ _NO_IMAGE_YET = (
 _BY_MODEL_TYPE: Mapping[str, Isolation] = {
     "gemma3": _GEMMA3,
     "paligemma": _PALIGEMMA,
+    "kimi_k25": Isolation(takes_lengths=False),  # its vision tower takes them for its own, and fails
+    "qwen2_audio": Isolation(takes_no_mask="its forward takes a mask for that of padding"),
     "mllama": Isolation(_NO_IMAGE_YET),
     **dict.fromkeys(
         (
@@ -102,7 +109,6 @@ _BY_MODEL_TYPE: Mapping[str, Isolation] = {
             "glm4v",
             "idefics3",
             "internvl",
-            "kimi_k25",
             "lighton_ocr",
             "llama",
             "llama4",
@@ -114,7 +120,6 @@ _BY_MODEL_TYPE: Mapping[str, Isolation] = {
             "mistral3",
             "qwen2_5_omni_thinker",
             "qwen2_5_vl",
-            "qwen2_audio",
             "qwen2_vl",
             "qwen3_omni_moe_thinker",
             "qwen3_vl",
@@ -222,6 +227,6 @@ def check_isolation(isolation: Isolation, attention: PackedAttention, name: str)
         raise CollateError(f"{name} cannot be packed: {isolation.refusal}")
     if attention not in isolation.ways:
         raise CollateError(
-            f"{name} cannot be packed with attention={attention!r}: {isolation.needs_mask}; pass "
+            f"{name} cannot be packed with attention={attention!r}: {isolation.why_not(attention)}; pass "
             f"{' or '.join(f'attention={way!r}' for way in isolation.ways)}"
         )

@@ -69,7 +69,8 @@ class PackedCollator:
             `(1 + axes, 1, length)`, `use_cache=False`, the processor's media tensors and what else the family needs.
             With `"varlen"` also `cu_seq_lens_q` and `cu_seq_lens_k`, `(sequences + 1,)` `torch.int32`, and
             `max_length_q` and `max_length_k`; else `attention_mask`: `(1, 1, length, length)`, or a `BlockMask`, or a
-            mapping of these by kind of layer, where the model has several.
+            mapping of these by kind of layer, where the model has several. (Models whose towers would take the lengths
+            for their own get none: FlashAttention then goes by the positions.)
 
         Raises:
             MediaError: If a media item cannot be decoded. Names row, index and source.
@@ -154,6 +155,8 @@ class PackedCollator:
     def _boundaries(self, flat: Mapping[str, object], lengths: list[int]) -> dict[str, object]:
         """What tells the model where sequences end."""
         if self.attention == "varlen":
+            if not self.isolation.takes_lengths:
+                return {}
             ends = torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32)
             longest = max(lengths)
             return {

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from mmdatasets.testing.checks import CHECKS
-from mmdatasets.testing.checks.packing import ONE_ITEM
+from mmdatasets.testing.checks.packing import ONE_IMAGE
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
 from mmdatasets.testing.processors import missing_packages
@@ -33,7 +33,7 @@ _UNREMARKABLE = {
     "no row is padded",
     "the batch has media",
     _NO_MODEL,
-    ONE_ITEM,
+    ONE_IMAGE,
     *(one.too_large_for_models for one in SCENARIOS),
 }
 
@@ -46,8 +46,9 @@ What the conformance suite (`mmdatasets.testing.conformance`) found, written by
 remark says which does not, and why. *Packs* names what `plugin.packed_collator` takes as `attention` for the family's
 models: each was trained on packed rows, and had the loss and gradients of the rows one by one. (`flex` has no backward
 pass on CPUs; its masks equal those of `block_mask`.) Where nothing is said, the oracle is the processor's own call.
-Scenarios: {scenarios}. The models are not run on the huge image, for the memory that attention over its patches takes. Of videos
-and audio, processors get the frames and samples that plain decoders find, and are told where these come from.
+Scenarios: {scenarios}.
+The models are not run on the huge image, for the memory that attention over its patches takes. Of videos and audio,
+processors get the frames and samples that plain decoders find, and are told where these come from.
 
 | check | what holds |
 | --- | --- |
