@@ -25,6 +25,8 @@ IMAGES = "images"
 VIDEOS = "videos"
 VIDEO_FRAMES = "video_frames"
 AUDIOS = "audios"
+SEQUENCE_LENGTHS = "sequence_lengths"
+"""Tokens of each sequence that a packed row is made of, in order."""
 
 MEDIA_COLUMNS: dict[Modality, str] = {"image": IMAGES, "video": VIDEOS, "audio": AUDIOS}
 """Column of each modality's references in a mapped dataset."""

@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from transformers import BatchFeature
 
+from mmdatasets.collate.masks import map_block_mask
+
 
 class Batch(BatchFeature):  # type: ignore[misc]  # transformers is untyped here
     """The batch that a collator makes.
@@ -50,6 +52,8 @@ def map_tensors(value: object, change: Callable[[torch.Tensor], torch.Tensor]) -
         return {name: map_tensors(item, change) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(item, change) for item in value)
+    if type(value).__name__ == "BlockMask":  # without its module, which takes long to import
+        return map_block_mask(value, change)  # type: ignore[arg-type]
     return value
 
 

@@ -55,7 +55,7 @@ class MultimodalCollator:
             raise ValueError(
                 f"dtype must be a floating torch.dtype such as torch.bfloat16, or None; got {self.dtype!r}"
             )
-        _check_return_tensors(self.return_tensors)
+        check_return_tensors(self.return_tensors)
 
     def __call__(self, rows: Sequence[Mapping[str, object]], return_tensors: str | None = None) -> Batch:
         """Makes a batch.
@@ -73,7 +73,7 @@ class MultimodalCollator:
             CollateError: If rows were not mapped, lack their media, or do not fit it.
             ValueError: If other than torch tensors are asked for.
         """
-        _check_return_tensors(return_tensors or self.return_tensors)
+        check_return_tensors(return_tensors or self.return_tensors)
         if not rows:
             raise CollateError("there are no rows to make a batch of")
         sequences = {INPUT_IDS: [token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]}
@@ -166,7 +166,12 @@ class MultimodalCollator:
         return {name: _pad_rows(rows, length, values.get(name, 0), side) for name, rows in sequences.items()}
 
 
-def _check_return_tensors(kind: str) -> None:
+def check_return_tensors(kind: str) -> None:
+    """Checks that torch tensors are asked for.
+
+    Raises:
+        ValueError: If others are.
+    """
     if kind != "pt":
         raise ValueError(f"return_tensors={kind!r}: batches are torch tensors, for which it is 'pt'")
 

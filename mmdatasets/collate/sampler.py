@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from torch.utils.data import Sampler
 
-from mmdatasets.collate.row_costs import media_tokens_of, row_lengths_of
 from mmdatasets.errors import CollateError
+from mmdatasets.transforms.row_costs import media_tokens_of, row_lengths_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt

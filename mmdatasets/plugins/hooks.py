@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from mmdatasets.collate.isolation import Isolation, isolation_of
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.inputs import image_input
 from mmdatasets.planning.own_sizes import image_size_counts_pixels, own_size
@@ -16,7 +17,7 @@ from mmdatasets.transforms.engine import Engine
 from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaInput, MediaShape, Modality
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
     from transformers.video_utils import VideoMetadata
 
     from mmdatasets.collate.inputs import MediaInputs
@@ -118,6 +119,15 @@ class FamilyHooks:
             batch_ids: Token ids of each row; may be empty.
         """
         return {**self.sequence_inputs(engine, batch_ids), **inputs} if batch_ids else inputs
+
+    def isolation(self, config: PretrainedConfig, *, trusted: bool = False) -> Isolation:
+        """How a model of the family keeps packed sequences apart, or why it does not.
+
+        Args:
+            config: The model's configuration.
+            trusted: Whether to take the caller's word for a type of model that nobody has looked at.
+        """
+        return isolation_of(config, trusted=trusted)
 
     def finish_batch(self, engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The collator's last step, with everything padded and `labels` at hand."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from mmdatasets.collate.collator import MultimodalCollator
+from mmdatasets.collate.isolation import check_implementation, check_isolation
+from mmdatasets.collate.packed import PackedCollator
 from mmdatasets.collate.position_ids import ModelPositions
+from mmdatasets.transforms.packing import Packer
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from mmdatasets.collate.isolation import PackedAttention
     from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.transforms.bins import Strategy
 
 TrainerName: TypeAlias = Literal["trainer", "sft", "dpo", "reward", "kto"]
 """`transformers.Trainer`, or TRL's `SFTTrainer`, `DPOTrainer`, `RewardTrainer` or `KTOTrainer`."""
@@ -62,6 +67,64 @@ class Training:
             return_tensors,
             ModelPositions(config) if position_ids and config is not None else None,
         )
+
+    def packer(self, *, max_length: int, strategy: Strategy = "best_fit", max_patches: int | None = None) -> Packer:
+        """What packs mapped rows: `dataset.map(packer, batched=True)`, or `packer.pack(dataset)` over all of them.
+
+        Args:
+            max_length: The most tokens of a packed row.
+            strategy: Which rows go together: `"best_fit"`, `"first_fit"` or `"sequential"`; see
+                `mmdatasets.transforms.packing.Packer`.
+            max_patches: The most media tokens of a packed row; no limit when `None`.
+
+        Raises:
+            ValueError: If a setting has another value than these.
+        """
+        return Packer(max_length, strategy, max_patches)
+
+    def packed_collator(
+        self,
+        config: PretrainedConfig,
+        *,
+        attention: PackedAttention = "varlen",
+        flatten: bool = False,
+        pad_to_multiple_of: int | None = None,
+        ensure_media: bool = False,
+        dtype: torch.dtype | None = None,
+        trusted: bool = False,
+    ) -> PackedCollator:
+        """The collator that makes batches of packed rows, in which no sequence sees another.
+
+        It is made for models that were proven to keep packed sequences apart; `docs/families.md` lists them.
+
+        Args:
+            config: The model's configuration, `model.config`, which says how positions are counted and what kinds of
+                layers and attention there are.
+            attention: What tells the model the boundaries. `"varlen"`: positions that begin anew, and
+                `cu_seq_lens_q`, ..., for FlashAttention; other kinds of attention go by the positions. `"block_mask"`:
+                a mask `(1, 1, length, length)` for `sdpa` and `eager` attention, which grows with the square of the
+                batch. `"flex"`: a `BlockMask` for `flex_attention`.
+            flatten: Takes rows that were not packed, too, each as a sequence.
+            pad_to_multiple_of: Fills the row up to a multiple of this many tokens, by a last sequence of padding.
+            ensure_media: Gives a batch a sequence of blank items for those of the model's towers that it has nothing
+                for, so that every rank of a sharded run executes every tower.
+            dtype: What pixels and audio features are cast to; as the processor makes them when `None`.
+            trusted: Takes the caller's word that a type of model that nobody has looked at keeps sequences apart.
+
+        Raises:
+            CollateError: If the model does not keep packed sequences apart, or not by `attention`, or its kind of
+                attention does not fit that. Names the family and says why.
+            MMDatasetsError: If transformers has no model class for `config`.
+            ValueError: If a setting has another value than these.
+        """
+        plugin = cast("BasePlugin", self)
+        isolation = plugin.isolation(config, trusted=trusted)
+        check_isolation(isolation, attention, f"{plugin.family} ({config.model_type})")
+        check_implementation(config, attention)
+        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of must be a positive number of tokens, got {pad_to_multiple_of}")
+        parts = MultimodalCollator(plugin, "right", None, ensure_media, dtype, positions=ModelPositions(config))
+        return PackedCollator(parts, config, isolation, attention, flatten, pad_to_multiple_of)
 
     def training_args_kwargs(self, trainer: TrainerName = "trainer") -> dict[str, object]:
         """The settings without which a trainer spoils the collator's rows, as keyword arguments of its configuration.

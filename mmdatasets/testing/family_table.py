@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from mmdatasets.testing.checks import CHECKS
+from mmdatasets.testing.checks.packing import ONE_IMAGE
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
 from mmdatasets.testing.processors import missing_packages
@@ -24,12 +25,15 @@ _LONGEST = 240
 """Characters of a remark."""
 
 _NO_MODEL = "no tiny model"
+PACKING = "packing"
+"""The check that decides on the column of packing."""
 _UNREMARKABLE = {
     "no images",
     "no media",
     "no row is padded",
     "the batch has media",
     _NO_MODEL,
+    ONE_IMAGE,
     *(one.too_large_for_models for one in SCENARIOS),
 }
 
@@ -39,16 +43,20 @@ What the conformance suite (`mmdatasets.testing.conformance`) found, written by
 `python -m mmdatasets.testing.family_table docs/families.md` and compared by a test.
 
 *Exact* means that every check below holds in every scenario that the processor has the modalities for, or that the
-remark says which does not, and why. Where nothing is said, the oracle is the processor's own call. Scenarios:
-{scenarios}. The models are not run on the huge image, for the memory that attention over its patches takes. Of videos
-and audio, processors get the frames and samples that plain decoders find, and are told where these come from.
+remark says which does not, and why. *Packs* names what `plugin.packed_collator` takes as `attention` for the family's
+models: each was trained on packed rows, and had the loss and gradients of the rows one by one. (`flex` has no backward
+pass on CPUs; its masks equal those of `block_mask`.) Where nothing is said, the oracle is the processor's own call.
+Scenarios: {scenarios}.
+The models are not run on the huge image, for the memory that attention over its patches takes. Of videos and audio,
+processors get the frames and samples that plain decoders find, and are told where these come from.
 
 | check | what holds |
 | --- | --- |
 {checks}
 """
 _COLUMNS = (
-    "| family | plugin | processor class | modalities | exact | remarks |\n| --- | --- | --- | --- | --- | --- |\n"
+    "| family | plugin | processor class | modalities | exact | packs | remarks |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |\n"
 )
 _REMOTE = (
     "The processors of these families, and their models, are code on the model hub. The plugins are written against "
@@ -99,7 +107,21 @@ def _row(subject: Subject, cell_of: CellOf, qualified: str = "") -> str:
     text = "; ".join(" ".join(remark.split()).replace("|", "\\|") for remark in _remarks(cells))
     kind = type(subject.processor).__name__
     media = ", ".join(modalities) or "none"
-    return f"| {subject.name} | `{subject.plugin.family}` | {kind} | {media} | {exact}{qualified} | {text} |\n"
+    packs = _packs(subject, cells)
+    return (
+        f"| {subject.name} | `{subject.plugin.family}` | {kind} | {media} | {exact}{qualified} | {packs} | {text} |\n"
+    )
+
+
+def _packs(subject: Subject, cells: Sequence[Cell]) -> str:
+    """What `attention` may be for packed rows, where the check held wherever it applied."""
+    outcomes = [cell for cell in cells if not cell.not_run and not cell.refused]
+    held = [cell for cell in outcomes if PACKING not in cell.skipped and PACKING not in cell.failures]
+    if not held:
+        return "no"
+    if any(PACKING in cell.failures for cell in outcomes):
+        return "in part"
+    return ", ".join(subject.plugin.isolation(subject.model.config).ways)
 
 
 def _remarks(cells: Sequence[Cell]) -> list[str]:

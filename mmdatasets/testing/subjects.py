@@ -58,7 +58,7 @@ _UNSAID_BOS = (
 )
 _ONE_CLIP = "the processor takes one clip for each text, and refuses a row of two"
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
-    "gemma3n": {(check, "rows of audio"): _PADDED_CLIPS for check in ("logits", "other padding")},
+    "gemma3n": {(check, "rows of audio"): _PADDED_CLIPS for check in ("logits", "other padding", "packing")},
     "mllama": {("ensured media", "text only"): _UNMASKED},
     "chameleon": {("labels", one.name): _SEPARATOR for one in SCENARIOS},
     "moss_vl": {

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from mmdatasets import MediaBudgetBatchSampler, auto_plugin
-from mmdatasets.collate.row_costs import media_tokens_of, row_lengths_of
 from mmdatasets.errors import CollateError
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
+from mmdatasets.transforms.row_costs import media_tokens_of, row_lengths_of
 
 ROWS = st.lists(st.tuples(st.integers(1, 100), st.integers(0, 60)), min_size=1, max_size=60)
 LIMITS = {"max_tokens": 128, "max_patches": 64}

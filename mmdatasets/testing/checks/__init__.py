@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from mmdatasets.testing.checks import batches, models, rows, stages
+from mmdatasets.testing.checks import batches, models, packing, rows, stages
 from mmdatasets.testing.conformance import Run
 from mmdatasets.testing.oracles import Expected
 
@@ -33,5 +33,6 @@ CHECKS: dict[str, Check] = {
         models.logits,
         batches.other_padding,
         models.ensured_media,
+        packing.packing,
     )
 }

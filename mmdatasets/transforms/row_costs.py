@@ -34,7 +34,7 @@ def media_tokens_of(dataset: Dataset) -> npt.NDArray[np.int64]:
     Raises:
         CollateError: If the dataset was not mapped.
     """
-    return _read(dataset, MEDIA_INFO, _sum_tokens)
+    return _read(dataset, MEDIA_INFO, sum_media_tokens)
 
 
 def _read(dataset: Dataset, column: str, read: Callable[[pa.Array], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
@@ -48,8 +48,8 @@ def _read(dataset: Dataset, column: str, read: Callable[[pa.Array], npt.NDArray[
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
-def _sum_tokens(column: pa.ListArray) -> npt.NDArray[np.int64]:
-    """Sums over each row's items; a row without items has none."""
+def sum_media_tokens(column: pa.ListArray) -> npt.NDArray[np.int64]:
+    """`(num_rows,)` media tokens by a `media_info` column; a row without items has none."""
     items = column.flatten().field("num_tokens").to_numpy(zero_copy_only=False)
     rows = np.repeat(np.arange(len(column)), column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
     sums: npt.NDArray[np.int64] = np.bincount(rows, weights=items, minlength=len(column)).astype(np.int64)
