@@ -177,7 +177,8 @@ def test_parts_of_videos_have_the_sound_that_is_heard_with_them(name: str, shift
     batch = plugin.collator(padding_side="right")(rows)
     assert_same(batch, expected_batch(plugin, rows, [["loud"]], {"loud": path}, Path()))
     own = OwnInputs(processor=plugin.processor, options=options).collator(padding_side="right")(rows)
-    assert_same(own, {name: value for name, value in batch.items() if name != "labels"})
+    assert set(own) == set(batch)
+    assert_same(own, {name: value for name, value in batch.items() if name not in ("labels", "use_audio_in_video")})
 
 
 def test_whole_videos_have_their_whole_sound_whenever_it_begins(shifted) -> None:
