@@ -15,7 +15,7 @@ _NO_VIDEOS_TOGETHER = {"llava_onevision", "kimi_k25"}
 
 
 def packing_run(name: str, folder) -> Run:
-    """The rows of a family: text alone, several counts of images and, where the family takes them, videos and audio."""
+    """The rows of a family: text alone, several counts of images and, where it takes them, videos and audio."""
     subject: Subject = SUBJECTS[name]
     kinds = set(subject.modalities)
     rows = list(_SCENARIOS["text only"].rows)
