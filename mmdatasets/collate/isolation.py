@@ -7,7 +7,7 @@ The conformance suite runs each of these models on packed rows and on the same r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -34,6 +34,7 @@ class Isolation:
         refusal: Why it does not; empty where it does.
         needs_mask: Why the boundaries alone do not do, so that the mask must be given; empty where they do.
         takes_no_mask: Why a mask cannot be given; empty where it can.
+        runs_no_flex: Why FlexAttention cannot be used; empty where it can.
         takes_lengths: Whether `cu_seq_lens_q` and its relatives reach its text part alone.
         find_blocks: Finds the tokens that see one another in both directions, where the model has such.
         block_layers: The kinds of layers in which they do.
@@ -42,6 +43,7 @@ class Isolation:
     refusal: str = ""
     needs_mask: str = ""
     takes_no_mask: str = ""
+    runs_no_flex: str = ""
     takes_lengths: bool = True
     find_blocks: FindBlocks | None = None
     block_layers: tuple[str, ...] = ()
@@ -53,7 +55,9 @@ class Isolation:
 
     def why_not(self, attention: PackedAttention) -> str:
         """Why `attention` cannot be this; empty where it can."""
-        return self.refusal or (self.needs_mask if attention == "varlen" else self.takes_no_mask)
+        if self.refusal or attention == "varlen":
+            return self.refusal or self.needs_mask
+        return self.takes_no_mask or (self.runs_no_flex if attention == "flex" else "")
 
 
 def _runs(inside: torch.Tensor) -> torch.Tensor:
@@ -130,6 +134,8 @@ _BY_MODEL_TYPE: Mapping[str, Isolation] = {
     ),
 }
 
+_UNLESS = "if yours does, pass trusted=True and have collator.verify(model, rows) tell whether it is so"
+
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _STATEFUL = ("mamba", "ssm", "conv_l_cache", "linear_key_head", "rwkv", "recurrent", "layers_block_type")
 """What the settings of layers that carry something on from token to token begin with."""
@@ -143,9 +149,26 @@ def isolation_of(config: PretrainedConfig, *, trusted: bool = False) -> Isolatio
         trusted: Whether a model type that nobody has looked at counts as one that keeps them apart by boundaries.
     """
     config = getattr(config, "thinker_config", config)
+    isolation = _by_layers_and_type(config, trusted)
+    return replace(isolation, runs_no_flex=_why_no_flex(config.get_text_config()))
+
+
+def _why_no_flex(text: PretrainedConfig) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    kind = MODEL_MAPPING.get(type(text), None)
+    if kind is None or kind._supports_flex_attn:
+        return ""
+    return f"transformers' {kind.__name__} does not run FlexAttention"
+
+
+def _by_layers_and_type(config: PretrainedConfig, trusted: bool) -> Isolation:
     text, kind = config.get_text_config(), config.model_type
     if carrying := _carrying_layers(text):
-        return Isolation(f"its layers of kind {', '.join(carrying)} carry a state from one sequence into the next")
+        reason = f"its layers of kind {', '.join(carrying)} carry a state from one sequence into the next"
+        if trusted:  # flash-linear-attention's kernels stop at `cu_seq_lens_q`, which no mask tells them
+            return Isolation(takes_no_mask=reason)
+        return Isolation(f"{reason}; {_UNLESS}")
     if kind == "paligemma" and getattr(text, "sliding_window", None):
         return _PALIGEMMA_2
     if kind == "gemma4":
@@ -153,10 +176,7 @@ def isolation_of(config: PretrainedConfig, *, trusted: bool = False) -> Isolatio
         return _GEMMA4 if getattr(text, "use_bidirectional_attention", None) == "vision" else _BY_BOUNDARIES
     known = _BY_MODEL_TYPE.get(kind)
     if known is None and not trusted:
-        return Isolation(
-            f"nobody has proven that models of type {kind!r} keep packed sequences apart; if yours does by its "
-            "position ids, as collator.verify(model, rows) tells, pass trusted=True"
-        )
+        return Isolation(f"nobody has proven that models of type {kind!r} keep packed sequences apart; {_UNLESS}")
     return known or _BY_BOUNDARIES
 
 
@@ -207,10 +227,10 @@ def check_implementation(config: PretrainedConfig, attention: PackedAttention) -
         return
     fitting = ("flex_attention",) if attention == "flex" else ("sdpa", "eager")
     if implementation not in fitting:
+        other = {"flex_attention": "flex", "sdpa": "block_mask", "eager": "block_mask"}.get(implementation, "varlen")
         raise CollateError(
             f"attention={attention!r} makes a mask for {' and '.join(fitting)} attention, but the model runs "
-            f"{implementation!r}: pass attention='{'flex' if implementation == 'flex_attention' else 'varlen'}', or "
-            f"load the model with attn_implementation={fitting[0]!r}"
+            f"{implementation!r}: pass attention={other!r}, or load the model with attn_implementation={fitting[0]!r}"
         )
 
 

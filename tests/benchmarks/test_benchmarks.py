@@ -79,6 +79,35 @@ def test_feeding_benchmark(tmp_path):
     assert all(one["samples_per_s"] > 0 and 0 <= one["waiting"] < 1 for one in outcomes)
 
 
+@pytest.mark.slow
+def test_packing_benchmark():
+    results = outcomes_of("packing.py", ["--tiny", "--json"])
+    plans = [one for one in results if one["case"] == "plan"]
+    assert len(plans) == 6
+    assert {one["contestant"].split(",")[0] for one in plans} == {"best_fit", "first_fit", "sequential"}
+    fills = [one["fill"] for one in results if one["case"] == "fill"]
+    assert fills == sorted(fills)
+
+
+@pytest.mark.slow
+def test_packed_training_benchmark(tmp_path):
+    """With a tiny model, on the CPU, where all ways of computing a batch agree."""
+    path = tmp_path / "outcomes.json"
+    outcomes_of("pack_gpu.py", ["--tiny", "--json", str(path)], parse=False)
+    outcomes = json.loads(path.read_text("utf-8"))
+    assert [one["contestant"].split(", ")[0] for one in outcomes["speeds"]] == ["padded", "padded", "packed", "packed"]
+    assert all(one["tokens_per_s"] > 0 for one in outcomes["speeds"])
+    assert len(outcomes["differences"]) == 5
+    assert all(one["loss"] < 1e-5 and one["worst_cosine"] > 0.99999 for one in outcomes["differences"])
+
+
+def outcomes_of(script, options, *, parse=True):
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / script), *options]
+    environment = {**os.environ, "PYTHONPATH": search_path()}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout) if parse else None
+
+
 def search_path():
     return os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
 
