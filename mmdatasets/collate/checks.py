@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_MEDIA = (
     "The row came without its media columns: trainers drop, without a word, the columns that the model does not know. "
-    "Pass TrainingArguments(**plugin.training_args_kwargs()), which sets remove_unused_columns=False."
+    "Pass TrainingArguments(**plugin.training_args_kwargs()), which sets remove_unused_columns=False; for SFTTrainer "
+    'SFTConfig(**plugin.training_args_kwargs("sft")).'
 )
 _CHANGED = (
     "Map the dataset with this plugin's own transform, do not cut input_ids afterwards (max_length=None in SFTConfig, "

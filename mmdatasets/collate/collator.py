@@ -203,7 +203,8 @@ def token_list(row: Mapping[str, object], column: str, index: int) -> list[int]:
     if value is None:
         raise CollateError(
             f"no {column!r} among its columns ({', '.join(row)}): map the dataset with plugin.transform first, and "
-            "have the trainer keep its columns (plugin.training_args_kwargs() sets remove_unused_columns=False)",
+            "have the trainer keep its columns (plugin.training_args_kwargs() sets remove_unused_columns=False; for "
+            'SFTTrainer it is plugin.training_args_kwargs("sft"))',
             row=f"{index} of the batch",
         )
     return value.tolist() if hasattr(value, "tolist") else list(value)  # type: ignore[call-overload, no-any-return]

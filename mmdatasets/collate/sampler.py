@@ -85,6 +85,7 @@ class MediaBudgetBatchSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = num_replicas, rank
         self.epoch = 0
         self._done = self._resume_at = 0
+        self._loaded = False  # whether the next iteration is the one that a state was loaded for
         first = self._fill(self._order(0, 0))
         self._steps = -(-len(first) // num_replicas)
         self._first = first
@@ -109,7 +110,7 @@ class MediaBudgetBatchSampler(Sampler[list[int]]):
         return self._steps if self.rank is not None else self._steps * self.num_replicas
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, self._resume_at = self._resume_at, 0
+        start, self._resume_at, self._loaded = self._resume_at, 0, False
         batches = self.batches(self.epoch)
         for index in range(start * len(batches) // self._steps, len(batches)):
             self._done = (index + 1) * self._steps // len(batches)
@@ -123,7 +124,18 @@ class MediaBudgetBatchSampler(Sampler[list[int]]):
         return planned if self.rank is None else planned[self.rank :: self.num_replicas]
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next iteration goes through."""
+        """Chooses the epoch that the next iteration goes through.
+
+        Raises:
+            ValueError: If it is one before that of a state that was just loaded, which would be lost. Loaders of
+                accelerate count epochs themselves, from 0 in a new process, and set theirs when they are iterated.
+        """
+        if self._loaded and epoch < self.epoch:
+            raise ValueError(
+                f"set_epoch({epoch}) after a state of epoch {self.epoch} was loaded: the training would start over. "
+                f"With accelerate, call set_epoch({self.epoch}) of the prepared loader before iterating over it; for "
+                "Trainer load no state, as train(resume_from_checkpoint=...) skips what was trained on by itself"
+            )
         if epoch != self.epoch:
             self.epoch, self._done, self._resume_at = epoch, 0, 0
 
@@ -137,7 +149,8 @@ class MediaBudgetBatchSampler(Sampler[list[int]]):
 
         Args:
             steps: How many batches of the epoch each rank has trained on. As many as were handed out when `None`,
-                which are more where the workers of a `DataLoader` make batches in advance.
+                which are more where batches are made in advance: by the workers of a `DataLoader`, and one by
+                loaders of accelerate.
 
         Returns:
             The same on all ranks.
@@ -146,6 +159,9 @@ class MediaBudgetBatchSampler(Sampler[list[int]]):
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Has the next iteration go on where another one was.
+
+        For plain loaders, and for those of accelerate, whose `set_epoch` must then be called with `state["epoch"]`.
+        `Trainer` needs no state: `train(resume_from_checkpoint=...)` skips the batches that it has trained on.
 
         Raises:
             ValueError: If the state is of other rows, budgets, seed or number of ranks, whose batches would differ.
@@ -157,6 +173,7 @@ class MediaBudgetBatchSampler(Sampler[list[int]]):
             )
         self.epoch = int(state["epoch"])
         self._done = self._resume_at = int(state["steps"])
+        self._loaded = True
 
     # ------------------------------------------------------------------------------------------------- the plan
 

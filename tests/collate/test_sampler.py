@@ -235,6 +235,34 @@ def test_accelerate_prepares_it() -> None:
     assert list(skip_first_batches(loader, 5)) == sampler(rows).batches(1)[5:]
 
 
+def test_accelerate_goes_on_with_a_state() -> None:
+    """Its loaders count epochs from 0 in a new process, which must not silently start the training over."""
+    rows = random_rows(100)
+
+    def prepared():
+        every = sampler(rows)
+        accelerator = Accelerator(cpu=True)
+        return every, accelerator.prepare(DataLoader(range(100), batch_sampler=every, collate_fn=list))
+
+    every, loader = prepared()
+    list(loader)
+    batches = iter(loader)
+    trained = [next(batches) for _ in range(3)]
+    state = every.state_dict(steps=len(trained))
+    assert state["epoch"] == 1
+    assert every.state_dict()["steps"] == 4  # one is made in advance
+
+    again, loader = prepared()
+    again.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"set_epoch\(0\) after a state of epoch 1 was loaded.*call set_epoch\(1\)"):
+        next(iter(loader))
+    loader.set_epoch(state["epoch"])
+    assert trained + list(loader) == sampler(rows).batches(1)
+    assert list(loader) == sampler(rows).batches(2)
+    again.set_epoch(0)
+    assert list(again) == sampler(rows).batches(0)
+
+
 BUDGET = {"max_tokens": 300, "max_patches": 160}
 
 
