@@ -159,8 +159,8 @@ def _process_stretches(
             )
         except ValueError as error:
             raise CollateError(
-                f"{name} of rows that were shrunk to different budgets does not fit in one tensor: make batches of one "
-                "row, or map with another on_overflow"
+                f"{name} of rows that were shrunk to different budgets does not fit in one tensor: make batches of "
+                "one row, or map with another on_overflow"
             ) from error
     return outputs, expansions
 

@@ -235,10 +235,11 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages, Fitting):
         """Tokenises a batch of chats, for `dataset.map(plugin.transform, batched=True)`.
 
         Media files are opened for their headers alone. The columns with the chat (see `layout`) are replaced by
-        `input_ids`, `labels` (-100 where nothing is trained), `length`, `media_info` and, with `max_length`, `fit`; media stays undecoded
-        references in `images`, `videos` (and `video_frames`, where a video is a list of images) and `audios`, as far
-        as the model takes them; other columns pass through. `features` gives the types. (A batch that is a plain dict,
-        as streaming datasets pass it, gives a plain dict of the transform's own columns.)
+        `input_ids`, `labels` (-100 where nothing is trained), `length` and `media_info`, with `max_length` also `fit`;
+        media stays undecoded references in `images`, `videos` (and `video_frames`, where a video is a list of images)
+        and `audios`, as far as the model takes them; other columns pass through. `features` gives the types. (A batch
+        that is a plain dict, as streaming datasets pass it, gives a plain dict of the transform's own columns, with
+        `max_length` also of those that pass through: rows may be missing. Have `map` remove those with the chat.)
 
         Args:
             batch: Columns: the chat, and optionally its media and tools.

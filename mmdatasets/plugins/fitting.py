@@ -106,7 +106,8 @@ class Fitting:
     @cached_property
     def settings_digest(self) -> str:
         """What tells the plugin's settings, its processor included, from others: letters and digits."""
-        return Hasher.hash(self)
+        digest: str = Hasher.hash(self)
+        return digest
 
     def fit_report(self, mapped: Dataset, source: Dataset | int | None = None) -> FitReport:
         """Counts what became of the rows of a dataset that was mapped with `max_length`, and logs it.

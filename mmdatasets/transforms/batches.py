@@ -190,7 +190,7 @@ def select_media(stored: StoredColumns, kept: Mapping[Modality, Sequence[int]]) 
     """
     modality_of_column = {column: modality for modality, column in MEDIA_COLUMNS.items()} | {VIDEO_FRAMES: "video"}
     return {
-        name: [values[position] for position in kept[modality_of_column[name]]]  # type: ignore[index, misc]
+        name: [values[position] for position in kept[modality_of_column[name]]]  # type: ignore[misc]
         for name, values in stored.items()
     }
 

@@ -183,13 +183,7 @@ def write_fitted(
 def report_rows(plugin: BasePlugin, fitted: Sequence[Fitted], names: Sequence[int | str]) -> None:
     """Says which rows of a batch are not as they were, in the plugin's log of rows; else warns of those dropped."""
     if plugin.row_log is not None:
-        logged = [
-            LoggedRow(
-                name if isinstance(name, int) else None, one.outcome, one.reason or "", length=one.original_length
-            )
-            for one, name in zip(fitted, names, strict=True)
-            if one.outcome != "kept"
-        ]
+        logged = [_logged(one, name) for one, name in zip(fitted, names, strict=True) if one.outcome != "kept"]
         contents = (one.original.input_ids.tobytes() for one in fitted)
         write_row_log(plugin.row_log, plugin.settings_digest, contents, logged)
         return
@@ -202,3 +196,8 @@ def report_rows(plugin: BasePlugin, fitted: Sequence[Fitted], names: Sequence[in
             len(fitted),
             counts,
         )
+
+
+def _logged(fitted: Fitted, name: int | str) -> LoggedRow:
+    row = name if isinstance(name, int) else None
+    return LoggedRow(row, fitted.outcome, fitted.reason or "", length=fitted.original_length)

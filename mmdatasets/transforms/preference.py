@@ -105,16 +105,16 @@ def transform_preferences(
     made = [tokenised[start : start + num_sides] for start in range(0, len(tokenised), num_sides)]
     for sides_of_row, name in zip(made, names, strict=True):
         _check_sides(sides_of_row, name)
+    said: OwnColumns = {}
     if plugin.max_length is not None:
         fitted = [_fit(plugin, sides, name, plugin.max_length) for sides, name in zip(made, names, strict=True)]
         report_rows(plugin, fitted, names)
         kept = [index for index, one in enumerate(fitted) if one.row is not None]
-        made, stored, rows, names = ([one[index] for index in kept] for one in (made, stored, rows, names))  # type: ignore[attr-defined]
-        reader = reader.select(kept)
+        made, stored = [made[index] for index in kept], [stored[index] for index in kept]
+        rows, names = [rows[index] for index in kept], [names[index] for index in kept]
+        reader, said = reader.select(kept), {FIT: [fitted[index].record for index in kept]}
     result = _paired_columns(made) if layout.is_paired else _unpaired_columns(made, layout, rows, names)
-    if plugin.max_length is not None:
-        result = {**result, FIT: [fitted[index].record for index in kept]}
-    return write_columns(reader, result, stored, found.taken, found.replaced, tokens)
+    return write_columns(reader, {**result, **said}, stored, found.taken, found.replaced, tokens)
 
 
 def _fits(plugin: BasePlugin) -> bool:

@@ -8,7 +8,6 @@ made of what the batch held: a batch that is mapped again writes the same file a
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -90,13 +89,12 @@ def write_row_log(directory: str, run: str, batch: Iterable[bytes], rows: Sequen
 
 def _write_whole(table: pa.Table, path: Path) -> None:
     """Writes a file of another name first, so that a process that is killed leaves no half of one behind."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    os.close(handle)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}")
     try:
         pq.write_table(table, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -148,5 +148,5 @@ def _own_bound(plugin: BasePlugin, modality: Modality) -> int | None:
     size = own_size(engine.runner.processor, modality)
     if size is None:
         return None
-    times = plugin.frames_of_image(engine.runner.processor) if modality == "image" else 1  # type: ignore[arg-type]
+    times = plugin.frames_of_image(engine.runner.processor) if modality == "image" else 1
     return size["longest_edge"] // times
