@@ -9,13 +9,14 @@ from mmdatasets._version import __version__
 
 if TYPE_CHECKING:
     from mmdatasets.collate.sampler import MediaBudgetBatchSampler
-    from mmdatasets.options import MediaOptions
+    from mmdatasets.options import MediaOptions, ShrinkFloor
     from mmdatasets.plugins.registry import auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
 
 # Public name -> module. Resolved at first use, so that importing the package loads neither torch nor transformers.
 _EXPORTS = {
     "MediaBudgetBatchSampler": "mmdatasets.collate.sampler",
     "MediaOptions": "mmdatasets.options",
+    "ShrinkFloor": "mmdatasets.options",
     "auto_plugin": "mmdatasets.plugins.registry",
     "get_mm_plugin": "mmdatasets.plugins.registry",
     "list_mm_plugins": "mmdatasets.plugins.registry",
@@ -25,6 +26,7 @@ _EXPORTS = {
 __all__ = [
     "MediaBudgetBatchSampler",
     "MediaOptions",
+    "ShrinkFloor",
     "__version__",
     "auto_plugin",
     "get_mm_plugin",

@@ -103,6 +103,10 @@ class PlaceholderError(ConversationError):
     """Placeholders and media items of a row do not match."""
 
 
+class RowTooLongError(MMDatasetsError, ValueError):
+    """A row has more tokens than `max_length`."""
+
+
 class TemplateError(MMDatasetsError, ValueError):
     """The chat template cannot be rendered, or its assistant turns cannot be located."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 from datasets import Audio, Features, Image, List, Value, Video
 
 from mmdatasets.types import FramePlan, MediaPlan, Modality
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever the meaning or type of a column changes; part of every plugin's fingerprint."""
 
 INPUT_IDS = "input_ids"
@@ -21,6 +21,7 @@ REJECTED_LABELS = "rejected_labels"
 LABEL = "label"
 LENGTH = "length"
 MEDIA_INFO = "media_info"
+FIT = "fit"
 IMAGES = "images"
 VIDEOS = "videos"
 VIDEO_FRAMES = "video_frames"
@@ -30,6 +31,9 @@ SEQUENCE_LENGTHS = "sequence_lengths"
 
 MEDIA_COLUMNS: dict[Modality, str] = {"image": IMAGES, "video": VIDEOS, "audio": AUDIOS}
 """Column of each modality's references in a mapped dataset."""
+
+Outcome: TypeAlias = Literal["kept", "cut", "shrunk", "dropped"]
+"""What became of a row that was to fit into a length. Of rows that are dropped there is no row to say so."""
 
 
 class MediaRecord(TypedDict):
@@ -52,6 +56,8 @@ class MediaRecord(TypedDict):
         start: First token of the item's media span in `input_ids`, the family's delimiters included.
         end: One past the last token of the media span.
         num_tokens: Media tokens in the span, which is how many features the model produces for the item.
+        max_pixels: Upper bound on the pixels of the image, or of each frame, that `on_overflow="shrink"` lowered for
+            this row; `None` where the plugin's options hold.
     """
 
     modality: str
@@ -69,6 +75,29 @@ class MediaRecord(TypedDict):
     start: int
     end: int
     num_tokens: int
+    max_pixels: int | None
+
+
+class FitRecord(TypedDict):
+    """What became of a row that was to fit into `max_length`.
+
+    Attributes:
+        outcome: `"kept"` as it was, `"cut"` or `"shrunk"`.
+        reason: Why it is not as it was: `"turns_dropped"`, `"truncated"` or `"budget_lowered"`.
+        original_length: How many tokens the row had.
+        turns_dropped: How many of its oldest turns are gone.
+        image_max_pixels: The row's own bound of this name in `MediaOptions`, where it was shrunk.
+        video_max_pixels: The row's own bound of this name.
+        video_max_frames: The row's own bound of this name.
+    """
+
+    outcome: Outcome
+    reason: str | None
+    original_length: int
+    turns_dropped: int
+    image_max_pixels: int | None
+    video_max_pixels: int | None
+    video_max_frames: int | None
 
 
 def record_of(plan: MediaPlan, item: int, span: tuple[int, int], num_tokens: int) -> MediaRecord:
@@ -90,6 +119,7 @@ def record_of(plan: MediaPlan, item: int, span: tuple[int, int], num_tokens: int
         "start": span[0],
         "end": span[1],
         "num_tokens": num_tokens,
+        "max_pixels": None,
     }
 
 
@@ -132,8 +162,22 @@ def media_info_feature() -> List:
             "start": Value("int32"),
             "end": Value("int32"),
             "num_tokens": Value("int32"),
+            "max_pixels": Value("int64"),
         }
     )
+
+
+def fit_feature() -> dict[str, Value]:
+    """The feature of the `fit` column: a `FitRecord`."""
+    return {
+        "outcome": Value("string"),
+        "reason": Value("string"),
+        "original_length": Value("int32"),
+        "turns_dropped": Value("int32"),
+        "image_max_pixels": Value("int64"),
+        "video_max_pixels": Value("int64"),
+        "video_max_frames": Value("int32"),
+    }
 
 
 def media_columns(modalities: Iterable[Modality]) -> dict[str, List]:
@@ -174,6 +218,8 @@ def tokenised_features(
     source: Features | None = None,
     replaced: Iterable[str] = (),
     tokens: Mapping[str, List | Value] | None = None,
+    *,
+    fitted: bool = False,
 ) -> Features:
     """Features of the rows that a plugin's transform returns.
 
@@ -182,6 +228,7 @@ def tokenised_features(
         source: Features of the dataset that is mapped. Its columns pass through, except the `replaced` ones.
         replaced: Columns of `source` that the transform consumes.
         tokens: The columns of token ids; those of `token_features` when `None`.
+        fitted: Whether a column says what became of each row that was to fit into a length.
 
     Returns:
         The features, the transform's own columns last.
@@ -190,6 +237,7 @@ def tokenised_features(
         **(token_features() if tokens is None else tokens),
         LENGTH: Value("int32"),
         MEDIA_INFO: media_info_feature(),
+        **({FIT: fit_feature()} if fitted else {}),
         **media_columns(modalities),
     }
     gone = set(replaced) | set(own)

@@ -1,8 +1,8 @@
-"""The one place where every default of media handling stands."""
+"""The one place where every default of media handling, and of fitting rows into a length, stands."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias, get_args
 
 ImageBackend: TypeAlias = Literal["auto", "pillow", "torchcodec"]
@@ -11,6 +11,7 @@ VideoSampling: TypeAlias = Literal["processor", "fps", "uniform", "all"]
 AudioBackend: TypeAlias = Literal["soundfile", "pyav", "torchcodec"]
 Resampler: TypeAlias = Literal["soxr", "torchaudio"]
 LongAudio: TypeAlias = Literal["error", "truncate", "chunk"]
+Overflow: TypeAlias = Literal["error", "drop", "drop_turns", "truncate", "shrink"]
 
 IMAGE_PIXEL_LIMIT = 2**27  # 134 megapixels: above a 108-megapixel phone photo, below Pillow's own error at 179
 
@@ -128,3 +129,48 @@ _CHOICES = {
     "audio_resampler": Resampler,
     "long_audio": LongAudio,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkFloor:
+    """How far `on_overflow="shrink"` lowers what a row's media may take.
+
+    A larger minimum in `MediaOptions` counts instead.
+
+    Attributes:
+        image_pixels: Lowest bound on the pixels (width x height) of an image. 224 x 224, which vision encoders were
+            first trained on, is 64 tokens of Qwen2-VL.
+        video_pixels: Lowest bound on the pixels of each frame of a video. 112 x 112 is 16 tokens of Qwen2-VL for two
+            frames.
+        video_frames: Lowest bound on the frames of a video. Frames that a row names itself are all taken.
+    """
+
+    image_pixels: int = 224 * 224
+    video_pixels: int = 112 * 112
+    video_frames: int = 4
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{item.name} must be a positive integer, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelBudget:
+    """Upper bounds that a single row's media keeps, beyond those of `MediaOptions`; `None` where it has none.
+
+    Attributes:
+        image_max_pixels: As in `MediaOptions`.
+        video_max_pixels: As in `MediaOptions`.
+        video_max_frames: As in `MediaOptions`.
+    """
+
+    image_max_pixels: int | None = None
+    video_max_pixels: int | None = None
+    video_max_frames: int | None = None
+
+    def applied_to(self, options: MediaOptions) -> MediaOptions:
+        """The options with these bounds in the place of theirs."""
+        bounds = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(options, **{name: bound for name, bound in bounds.items() if bound is not None})

@@ -116,7 +116,7 @@ class MultimodalCollator:
     def _media_of(self, row: Mapping[str, object], index: int) -> RowMedia:
         try:
             return media_of(row, self.plugin.engine)
-        except MediaError as error:
+        except (MediaError, CollateError) as error:
             raise error.at(row=f"{index} of the batch") from error.__cause__
 
     def fill_towers(self, media: Sequence[RowMedia], *batches: TokenLists) -> list[RowMedia]:

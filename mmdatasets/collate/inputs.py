@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import replace
+from itertools import chain, groupby, islice
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 
 from mmdatasets.collate.checks import check_features
 from mmdatasets.collate.rows import RowMedia, order_by_text
-from mmdatasets.errors import MediaError, MediaProcessorError
-from mmdatasets.types import Expansion, MediaInput
+from mmdatasets.errors import CollateError, MediaError, MediaProcessorError
+from mmdatasets.options import PixelBudget
+from mmdatasets.planning.inputs import join_outputs
+from mmdatasets.types import Expansion, MediaInput, MediaItem
 
 if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 MediaInputs: TypeAlias = "dict[str, torch.Tensor | list[list[int]] | NestedTensors]"
 """Inputs of a model by name: tensors, lists that accompany the token ids of each row, and nested lists of tensors."""
+
+_Item = TypeVar("_Item", MediaInput, MediaItem)
 
 NestedTensors: TypeAlias = "Sequence[torch.Tensor | NestedTensors]"
 """For models that take each row's tensors, of whatever sizes, in a list of its own."""
@@ -72,11 +77,12 @@ def _repeated(value: object, copies: int) -> object:
 
 def _load(engine: Engine, media: Sequence[RowMedia]) -> list[list[MediaInput]]:
     """Decodes a batch's media, what several rows share once. Nothing is kept beyond the batch."""
-    decoded: dict[object, MediaInput] = {}
+    decoded: dict[PixelBudget | None, dict[object, MediaInput]] = {}
     rows = []
     for index, row in enumerate(media):
+        reader, known = engine.at_budget(row.budget).media, decoded.setdefault(row.budget, {})
         try:
-            rows.append([*engine.media.load(row.items, row.plans, decoded), *row.blanks])
+            rows.append([*reader.load(row.items, row.plans, known), *row.blanks])
         except MediaError as error:
             raise error.at(row=f"{index} of the batch") from error.__cause__
     return rows
@@ -100,6 +106,66 @@ def _in_order(
 
 
 def _process(
+    plugin: BasePlugin, engine: Engine, rows: Sequence[Sequence[MediaInput]], media: Sequence[RowMedia]
+) -> tuple[dict[str, object], list[Expansion]]:
+    """Runs the processor on a batch's media: once, or where rows have budgets, once for each stretch of equal ones."""
+    engines = [engine.at_budget(row.budget) for row in media]
+    if all(one.runner is engine.runner for one in engines):
+        return _process_rows(plugin, engine, rows, media)
+    if any(item.sound is not None for row in rows for item in row):
+        return _process_stretches(plugin, engines, rows, media)
+    # A budget is nothing to audio, which is padded to the longest of the batch.
+    seen_rows, heard_rows = ([_of_kind(row, audio) for row in rows] for audio in (False, True))
+    seen_media, heard_media = (
+        [replace(row, items=_of_kind(row.items, audio)) for row in media] for audio in (False, True)
+    )
+    outputs, seen = _process_stretches(plugin, engines, seen_rows, seen_media)
+    sounds: list[Expansion] = []
+    if any(heard_rows):
+        audio, sounds = _process_rows(plugin, engine, heard_rows, heard_media)
+        outputs = {**outputs, **audio}
+    supplies = {True: iter(sounds), False: iter(seen)}
+    return outputs, [next(supplies[item.modality == "audio"]) for row in rows for item in row]
+
+
+def _of_kind(items: Sequence[_Item], audio: bool) -> list[_Item]:
+    return [item for item in items if (item.modality == "audio") == audio]
+
+
+def _process_stretches(
+    plugin: BasePlugin,
+    engines: Sequence[Engine],
+    rows: Sequence[Sequence[MediaInput]],
+    media: Sequence[RowMedia],
+) -> tuple[dict[str, object], list[Expansion]]:
+    """Runs the processor on rows that follow one another with the same runner, and joins what it makes of them.
+
+    Raises:
+        CollateError: If that cannot be joined.
+    """
+    parts: list[dict[str, object]] = []
+    expansions: list[Expansion] = []
+    for _, stretch in groupby(range(len(rows)), key=lambda row: id(engines[row].runner)):
+        some = list(stretch)
+        if any(rows[row] for row in some):
+            made = _process_rows(plugin, engines[some[0]], [rows[row] for row in some], [media[row] for row in some])
+            parts.append(made[0])
+            expansions += made[1]
+    outputs: dict[str, object] = {}
+    for name in dict.fromkeys(chain(*parts)):
+        try:
+            outputs |= join_outputs(
+                [{name: part[name]} for part in parts if name in part], plugin.frames_are_independent
+            )
+        except ValueError as error:
+            raise CollateError(
+                f"{name} of rows that were shrunk to different budgets does not fit in one tensor: make batches of "
+                "one row, or map with another on_overflow"
+            ) from error
+    return outputs, expansions
+
+
+def _process_rows(
     plugin: BasePlugin, engine: Engine, rows: Sequence[Sequence[MediaInput]], media: Sequence[RowMedia]
 ) -> tuple[dict[str, object], list[Expansion]]:
     try:

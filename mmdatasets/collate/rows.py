@@ -12,6 +12,7 @@ import numpy as np
 from mmdatasets.errors import CollateError
 from mmdatasets.features import MEDIA_INFO, plan_of
 from mmdatasets.media.clip import is_frame_list
+from mmdatasets.options import PixelBudget
 from mmdatasets.planning.sound import SOUND_RANGE
 from mmdatasets.transforms.batches import stored_items
 from mmdatasets.types import MODALITIES, Expansion, MediaItem, Modality, VideoShape
@@ -34,12 +35,14 @@ class RowMedia:
         plans: What was planned of each; an image may have no plan.
         num_tokens: How many features each was planned to make; `None` where the row does not say so.
         blanks: Items that were added behind them, so that the batch is not without any.
+        budget: The row's own bounds on pixels, where it was shrunk to fit into a length.
     """
 
     items: Sequence[MediaItem] = ()
     plans: Sequence[MediaPlan | None] = ()
     num_tokens: Sequence[int] | None = None
     blanks: Sequence[MediaInput] = ()
+    budget: PixelBudget | None = None
 
 
 def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
@@ -57,7 +60,39 @@ def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
         return plan_references(references, engine)
     by_name = {(kind, index): MediaItem(kind, references[kind][index]) for kind, index in named}  # type: ignore[arg-type, index]
     items = [by_name[record["modality"], int(record["item"])] for record in records]
-    return RowMedia(items, [plan_of(record) for record in records], [int(one["num_tokens"]) for one in records])
+    counts = [int(one["num_tokens"]) for one in records]
+    return RowMedia(items, [plan_of(record) for record in records], counts, budget=_budget_of(records))
+
+
+def _budget_of(records: Sequence[MediaRecord]) -> PixelBudget | None:
+    """The budget that a row's records were planned with."""
+    bounds = {}
+    for modality in ("image", "video"):
+        # Rows that were mapped before there were budgets have no such key.
+        found = {record.get("max_pixels") for record in records if record["modality"] == modality}
+        if len(found) > 1:
+            raise CollateError(
+                f"its {modality}s were planned with several budgets of pixels: {found}; one is possible"
+            )
+        bound = found.pop() if found else None
+        if bound is not None:
+            bounds[f"{modality}_max_pixels"] = int(bound)
+    return PixelBudget(**bounds) if bounds else None
+
+
+def check_no_budgets(media: Sequence[RowMedia], plugin: str) -> None:
+    """Checks that no row has a budget, for plugins that process media in a way of their own.
+
+    Raises:
+        CollateError: If one has.
+    """
+    row = next((index for index, one in enumerate(media) if one.budget is not None), None)
+    if row is not None:
+        raise CollateError(
+            f"it was shrunk to a budget of its own, of which the get_mm_inputs of {plugin} cannot know: map the "
+            "dataset with another on_overflow",
+            row=f"{row} of the batch",
+        )
 
 
 def plan_references(references: Mapping[Modality, Sequence[MediaReference]], engine: Engine) -> RowMedia:

@@ -17,11 +17,12 @@ from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, MediaColumns, Me
 from mmdatasets.chat.labels import TRAIN_ON, TrainOn
 from mmdatasets.chat.layouts import LAYOUTS, TOOLS, Layout, LayoutName, find_layout, read_tools
 from mmdatasets.collate.inputs import MediaInputs, make_inputs
-from mmdatasets.collate.rows import RowMedia, flat_references, plan_references, split_rows
+from mmdatasets.collate.rows import RowMedia, check_no_budgets, flat_references, plan_references, split_rows
 from mmdatasets.errors import MediaError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
+from mmdatasets.plugins.fitting import Fitting
 from mmdatasets.plugins.hooks import FamilyHooks
 from mmdatasets.plugins.pickling import canonical
 from mmdatasets.plugins.preferences import PreferenceStages
@@ -29,6 +30,7 @@ from mmdatasets.plugins.stage_inputs import options_of
 from mmdatasets.plugins.training import Training
 from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_media, write_batch
 from mmdatasets.transforms.engine import Engine
+from mmdatasets.transforms.fit import write_fitted
 from mmdatasets.transforms.own_messages import write_messages
 from mmdatasets.transforms.tokenise import insert_bos, tokenise_rows
 from mmdatasets.types import Modality
@@ -43,7 +45,7 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(Training, FamilyHooks, PreferenceStages):
+class BasePlugin(Training, FamilyHooks, PreferenceStages, Fitting):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
@@ -73,6 +75,8 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages):
         video_placeholder: What stands for a video in text.
         audio_placeholder: What stands for audio in text.
         family: Name that the plugin was made by.
+
+    `Fitting` has the fields that bound the length of a row: `max_length`, `on_overflow`, `shrink_floor`, `row_log`.
     """
 
     image_token: str | None = None
@@ -101,6 +105,7 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages):
         if self.layout is not None and self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r} is none of {', '.join(map(repr, LAYOUTS))}")
         check_placeholders(self.placeholders)
+        self.check_fitting()
         if self.processor is None:
             return
         for modality in ("image", "video", "audio"):
@@ -207,12 +212,18 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages):
                 raise error.at(row=f"{index} of the batch") from error.__cause__
         return make_inputs(self, engine, media, batch_ids)
 
+    @property
+    def has_own_inputs(self) -> bool:
+        """Whether the class has a `get_mm_inputs` of its own, which the collator then goes by."""
+        return type(self).get_mm_inputs is not BasePlugin.get_mm_inputs
+
     def collated_inputs(
         self, media: Sequence[RowMedia], batch_ids: Sequence[Sequence[int]], copies: int = 1
     ) -> MediaInputs:
         """What the collator adds to the token ids; through `get_mm_inputs` where a plugin has its own."""
-        if type(self).get_mm_inputs is BasePlugin.get_mm_inputs:
+        if not self.has_own_inputs:
             return make_inputs(self, self.engine, media, batch_ids, copies)
+        check_no_budgets(media, type(self).__name__)
         images, videos, audios, lengths = flat_references([*media] * copies, self.engine.runner.sampling_rate)
         return self.get_mm_inputs(
             images, videos, audios, lengths["image"], lengths["video"], lengths["audio"], batch_ids, self.processor
@@ -224,10 +235,11 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages):
         """Tokenises a batch of chats, for `dataset.map(plugin.transform, batched=True)`.
 
         Media files are opened for their headers alone. The columns with the chat (see `layout`) are replaced by
-        `input_ids`, `labels` (-100 where nothing is trained), `length` and `media_info`; media stays undecoded
-        references in `images`, `videos` (and `video_frames`, where a video is a list of images) and `audios`, as far
-        as the model takes them; other columns pass through. `features` gives the types. (A batch that is a plain dict,
-        as streaming datasets pass it, gives a plain dict of the transform's own columns.)
+        `input_ids`, `labels` (-100 where nothing is trained), `length` and `media_info`, with `max_length` also `fit`;
+        media stays undecoded references in `images`, `videos` (and `video_frames`, where a video is a list of images)
+        and `audios`, as far as the model takes them; other columns pass through. `features` gives the types. (A batch
+        that is a plain dict, as streaming datasets pass it, gives a plain dict of the transform's own columns, with
+        `max_length` also of those that pass through: rows may be missing. Have `map` remove those with the chat.)
 
         Args:
             batch: Columns: the chat, and optionally its media and tools.
@@ -242,7 +254,7 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages):
         layout = self._layout_among(reader.column_names, reader.boolean_columns)
         consumed = layout.consumed(reader.column_names)
         replaced = (*consumed, *taken.values())
-        check_columns(reader, replaced, taken)
+        check_columns(reader, replaced, taken, fitted=self.max_length is not None)
         chats = reader.rows(consumed)
         media = {modality: reader.media(column, modality, len(chats)) for modality, column in columns.items()}
         names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
@@ -258,6 +270,8 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages):
             except MMDatasetsError as error:
                 raise error.at(row=name) from error.__cause__
             conversations.append(conversation)
+        if self.max_length is not None:
+            return write_fitted(self, reader, self.fit(conversations, names), stored, taken, replaced, names)
         rows = tokenise_rows(self, conversations, names)
         return write_batch(reader, rows, stored, taken, replaced)
 
@@ -311,7 +325,7 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages):
         booleans = [name for name, feature in (source or {}).items() if feature == Value("bool")]
         consumed = self._layout_among(names, booleans).consumed(names) if source else ()
         replaced = [*consumed, *(columns[modality] for modality in self.modalities)]
-        return tokenised_features(self.modalities, source, replaced)
+        return tokenised_features(self.modalities, source, replaced, fitted=self.max_length is not None)
 
     # ------------------------------------------------------------------------------------------------ machinery
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from mmdatasets.options import MediaOptions
+from mmdatasets.options import MediaOptions, ShrinkFloor
 
 
 def canonical(value: object) -> object:
@@ -14,7 +14,7 @@ def canonical(value: object) -> object:
         return sys.intern(value)
     if isinstance(value, tuple):
         return tuple(map(canonical, value))
-    if isinstance(value, MediaOptions):
+    if isinstance(value, MediaOptions | ShrinkFloor):
         fields = (item.name for item in dataclasses.fields(value))
         return dataclasses.replace(value, **{name: canonical(getattr(value, name)) for name in fields})  # type: ignore[arg-type]
     return value

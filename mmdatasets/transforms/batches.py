@@ -16,6 +16,7 @@ from datasets.formatting.formatting import LazyBatch
 from mmdatasets.errors import ConversationError, MediaReferenceError
 from mmdatasets.features import (
     AUDIOS,
+    FIT,
     IMAGES,
     INPUT_IDS,
     LABELS,
@@ -84,6 +85,12 @@ class BatchReader:
         """Some columns' values of each row, as Python objects. Images inside of them stay references."""
         values = [self._objects(column) for column in columns]
         return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+    def select(self, rows: Sequence[int]) -> BatchReader:
+        """The batch with some of its rows."""
+        if isinstance(self.batch, Mapping):
+            return BatchReader({name: [values[row] for row in rows] for name, values in self.batch.items()})
+        return BatchReader(self.table.take(pa.array(rows, pa.int64())))  # type: ignore[union-attr]
 
     def _objects(self, column: str) -> list[object]:
         table = self.table
@@ -174,6 +181,20 @@ def store_media(
     return {IMAGES: images, VIDEOS: videos, VIDEO_FRAMES: frames, AUDIOS: audios}
 
 
+def select_media(stored: StoredColumns, kept: Mapping[Modality, Sequence[int]]) -> StoredColumns:
+    """A row's media columns with some of its references.
+
+    Args:
+        stored: The columns, from `store_media`.
+        kept: Positions of the references that stay, of every modality.
+    """
+    modality_of_column = {column: modality for modality, column in MEDIA_COLUMNS.items()} | {VIDEO_FRAMES: "video"}
+    return {
+        name: [values[position] for position in kept[modality_of_column[name]]]  # type: ignore[misc]
+        for name, values in stored.items()
+    }
+
+
 def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReference]]:
     """The references of a mapped row, by modality.
 
@@ -199,6 +220,8 @@ def check_columns(
     replaced: Sequence[str],
     modalities: Iterable[Modality],
     tokens: Iterable[str] = (INPUT_IDS, LABELS),
+    *,
+    fitted: bool = False,
 ) -> None:
     """Checks that the transform overwrites no column that it does not read.
 
@@ -207,11 +230,13 @@ def check_columns(
         replaced: Columns that it reads.
         modalities: What the model takes.
         tokens: Its columns of token ids.
+        fitted: Whether it fits rows into a length.
 
     Raises:
         ConversationError: If it would.
     """
     own = {*tokens, LENGTH, MEDIA_INFO, *media_columns(modalities)}
+    own |= {FIT} if fitted else set()
     lost = sorted((set(reader.column_names) & own) - set(replaced))
     if lost:
         raise ConversationError(
@@ -235,13 +260,17 @@ def write_batch(
         sources: The column that each modality came from; one for each that the model takes.
         replaced: Columns of the batch that the transform consumes.
     """
-    own: OwnColumns = {
+    return write_columns(reader, row_columns(rows), media, sources, replaced, token_features())
+
+
+def row_columns(rows: Sequence[TokenisedRow]) -> OwnColumns:
+    """The transform's own columns of rows for supervised fine-tuning, media left out."""
+    return {
         INPUT_IDS: [row.input_ids for row in rows],
         LABELS: [row.labels for row in rows],
         LENGTH: [len(row.input_ids) for row in rows],
         MEDIA_INFO: [row.media for row in rows],
     }
-    return write_columns(reader, own, media, sources, replaced, token_features())
 
 
 def write_columns(
@@ -256,7 +285,7 @@ def write_columns(
 
     Arrow in, Arrow out: a table with explicit types, the columns that are not replaced passed through. `Dataset.map`
     takes it as it is, so that no type is inferred from whichever rows come first. Plain dict in, plain dict out, with
-    the transform's own columns alone.
+    the transform's own columns alone; where rows may be missing, with those that pass through, as these lack them too.
 
     Args:
         reader: The batch.
@@ -269,11 +298,14 @@ def write_columns(
     table = reader.table
     media_names = list(media_columns(sources))
     if table is None:
+        gone = {*replaced, *own, *media_names} if FIT in own else set(reader.column_names)
         return {
+            **{name: list(reader.batch[name]) for name in reader.column_names if name not in gone},
             **{name: list(map(_as_list, values)) for name, values in own.items()},
             **{name: [row[name] for row in media] for name in media_names},
         }
-    features = tokenised_features(sources, Features.from_arrow_schema(table.schema), replaced, tokens)
+    source = Features.from_arrow_schema(table.schema)
+    features = tokenised_features(sources, source, replaced, tokens, fitted=FIT in own)
     schema = features.arrow_schema
     arrays = {name: _as_array(values, schema.field(name).type) for name, values in own.items()}
     origins = {MEDIA_COLUMNS[modality]: column for modality, column in sources.items()}

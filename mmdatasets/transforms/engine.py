@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
@@ -16,7 +17,7 @@ from mmdatasets.chat.plain import PlainText
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
 from mmdatasets.errors import MediaError, MMDatasetsError, TemplateError
-from mmdatasets.options import MediaOptions
+from mmdatasets.options import MediaOptions, PixelBudget
 from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
 from mmdatasets.planning.inputs import blank_input
 from mmdatasets.transforms.media import MediaReader
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
 
 _MARKUP_CACHE_SIZE = 1024
+_BUDGET_CACHE_SIZE = 64
 _SIDES = (32, 64, 128, 224, 256, 512)  # 224: whole patches of 14, 16, 28 and 32 pixels
 _HOPELESS = 3
 _BLANKS: dict[Modality, list[MediaShape]] = {
@@ -60,19 +62,44 @@ class Engine:
     ) -> None:
         self.options = options
         self._plugin = plugin
-        media_tokens = plugin.media_tokens(processor) if hasattr(processor, "image_processor") else {}
-        self.runner = ProcessorRunner(
-            processor,
-            _overrides(plugin, processor, options),
-            media_tokens,
-            frames_are_independent=plugin.frames_are_independent,
-        )
+        self._media_tokens = plugin.media_tokens(processor) if hasattr(processor, "image_processor") else {}
+        self._overrides = _overrides(plugin, processor, options)
+        self.runner = self._make_runner(processor, self._overrides)
         _check_rate(self.runner, options)
         self.media = MediaReader(plugin, self.runner, options)
         self.tokenizer = self.runner.tokenizer
         self.encoder = TextEncoder(self.tokenizer)
         self._takes_parts: dict[Modality, bool] = {}
         self._markup = lru_cache(maxsize=_MARKUP_CACHE_SIZE)(self._find_markup)
+        self._at_budget = lru_cache(maxsize=_BUDGET_CACHE_SIZE)(self._make_at_budget)
+
+    def _make_runner(
+        self, processor: ProcessorMixin | PreTrainedTokenizerBase, overrides: dict[Modality, ProcessorKwargs]
+    ) -> ProcessorRunner:
+        return ProcessorRunner(
+            processor,
+            overrides,
+            self._media_tokens,
+            frames_are_independent=self._plugin.frames_are_independent,
+        )
+
+    def at_budget(self, budget: PixelBudget | None) -> Engine:
+        """The engine for a row with a budget of its own; for one without, this one.
+
+        It has the same runner where the processor has no size arguments for the budget: media is resized before it.
+        """
+        return self if budget is None else self._at_budget(budget)
+
+    def _make_at_budget(self, budget: PixelBudget) -> Engine:
+        engine = copy.copy(self)  # shares the template, the encoder and what is remembered of them
+        engine.options = budget.applied_to(self.options)
+        engine._overrides = _overrides(self._plugin, self.runner.processor, engine.options)
+        if engine._overrides != self._overrides:
+            engine.runner = self._make_runner(self.runner.processor, engine._overrides)
+        engine.media = MediaReader(self._plugin, engine.runner, engine.options)
+        for modality, reason in self.media.refused.items():
+            engine.media.refuse(modality, reason)
+        return engine
 
     @cached_property
     def guard(self) -> ControlTokenGuard:

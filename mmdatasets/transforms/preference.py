@@ -15,6 +15,7 @@ from mmdatasets.errors import ConversationError, MMDatasetsError
 from mmdatasets.features import (
     CHOSEN_IDS,
     CHOSEN_LABELS,
+    FIT,
     INPUT_IDS,
     LABEL,
     LABELS,
@@ -34,6 +35,7 @@ from mmdatasets.transforms.batches import (
     store_media,
     write_columns,
 )
+from mmdatasets.transforms.fit import TOO_LONG, Fitted, report_rows, too_long
 from mmdatasets.transforms.tokenise import IGNORE_INDEX, TokenisedRow, tokenise_rows
 from mmdatasets.types import MODALITIES, Modality
 
@@ -63,12 +65,13 @@ class _Columns:
 
 def preference_features(plugin: BasePlugin, source: Features | None) -> Features:
     """The types of what `transform_preferences` returns; see `BasePlugin.preference_features`."""
+    fitted = _fits(plugin)
     if source is None:
         taken: Collection[Modality] = _result_modalities(plugin)
-        return tokenised_features(taken, tokens=preference_token_features(paired=True))
+        return tokenised_features(taken, tokens=preference_token_features(paired=True), fitted=fitted)
     found = _columns_of(plugin, list(source))
     tokens = preference_token_features(paired=found.layout.is_paired)
-    return tokenised_features(found.taken, source, found.replaced, tokens)
+    return tokenised_features(found.taken, source, found.replaced, tokens, fitted=fitted)
 
 
 def transform_preferences(
@@ -82,7 +85,7 @@ def transform_preferences(
     reader = BatchReader(batch)
     found = _columns_of(plugin, reader.column_names)
     layout, tokens = found.layout, preference_token_features(paired=found.layout.is_paired)
-    check_columns(reader, found.replaced, found.taken, tokens)
+    check_columns(reader, found.replaced, found.taken, tokens, fitted=_fits(plugin))
     rows = reader.rows(layout.consumed(reader.column_names))
     columns = plugin.columns_among(reader.column_names)
     media = {modality: reader.media(column, modality, len(rows)) for modality, column in columns.items()}
@@ -102,8 +105,44 @@ def transform_preferences(
     made = [tokenised[start : start + num_sides] for start in range(0, len(tokenised), num_sides)]
     for sides_of_row, name in zip(made, names, strict=True):
         _check_sides(sides_of_row, name)
+    said: OwnColumns = {}
+    if plugin.max_length is not None:
+        fitted = [_fit(plugin, sides, name, plugin.max_length) for sides, name in zip(made, names, strict=True)]
+        report_rows(plugin, fitted, names)
+        kept = [index for index, one in enumerate(fitted) if one.row is not None]
+        made, stored = [made[index] for index in kept], [stored[index] for index in kept]
+        rows, names = [rows[index] for index in kept], [names[index] for index in kept]
+        reader, said = reader.select(kept), {FIT: [fitted[index].record for index in kept]}
     result = _paired_columns(made) if layout.is_paired else _unpaired_columns(made, layout, rows, names)
-    return write_columns(reader, result, stored, found.taken, found.replaced, tokens)
+    return write_columns(reader, {**result, **said}, stored, found.taken, found.replaced, tokens)
+
+
+def _fits(plugin: BasePlugin) -> bool:
+    """Whether rows are fitted into a length.
+
+    Raises:
+        MMDatasetsError: If by a policy that is not for preference data.
+    """
+    if plugin.max_length is not None and plugin.on_overflow not in ("error", "drop"):
+        raise MMDatasetsError(
+            f"on_overflow={plugin.on_overflow!r} is not for preference data, whose answers must go on from the same "
+            "prompt and media: use 'error' or 'drop'"
+        )
+    return plugin.max_length is not None
+
+
+def _fit(plugin: BasePlugin, sides: Sequence[TokenisedRow], name: int | str, max_length: int) -> Fitted:
+    """What becomes of a row by its longer side.
+
+    Raises:
+        RowTooLongError: If it is too long, and the policy is `"error"`.
+    """
+    longer = max(sides, key=lambda side: len(side.input_ids))
+    if len(longer.input_ids) <= max_length:
+        return Fitted("kept", longer, longer)
+    if plugin.on_overflow == "drop":
+        return Fitted("dropped", longer, None, TOO_LONG)
+    raise too_long(longer, max_length, name, "chosen" if longer is sides[0] and len(sides) > 1 else None)
 
 
 def _columns_of(plugin: BasePlugin, names: Sequence[str]) -> _Columns:

@@ -23,6 +23,7 @@ from mmdatasets.transforms.planned import PlannedMedia, numbered, plan_media
 from mmdatasets.types import Expansion, MediaItem, Modality
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from transformers import PreTrainedTokenizerBase
 
     from mmdatasets.plugins.base import BasePlugin
@@ -33,6 +34,33 @@ IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True, slots=True)
+class RowOrigin:
+    """What a row's token ids were made of: the text with each run of a media token as one token.
+
+    Attributes:
+        text: The text, with markers around control tokens that users typed.
+        pieces: The text without them.
+        add_special_tokens: Whether the tokenizer put its own bos and eos around it.
+        tokens: The text's tokens.
+        counts: `(num_tokens,)` how often each of them stands in the row.
+        item_spans: The characters of each item's expansion, in the order of the text.
+        item_tokens: Its tokens, with the family's delimiters.
+        media: The items.
+        expansions: What each became, numbered where the family does that.
+    """
+
+    text: str
+    pieces: list[Piece]
+    add_special_tokens: bool
+    tokens: Encoded
+    counts: npt.NDArray[np.int64]
+    item_spans: list[Span]
+    item_tokens: list[Span]
+    media: PlannedMedia
+    expansions: list[Expansion]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenisedRow:
     """One row, ready for Arrow.
 
@@ -40,11 +68,13 @@ class TokenisedRow:
         input_ids: `(length,)` token ids, media tokens expanded.
         labels: `(length,)` the ids of what is trained, `IGNORE_INDEX` elsewhere.
         media: The row's media items in the order of the text.
+        origin: What it was made of.
     """
 
     input_ids: IntArray
     labels: IntArray
     media: list[MediaRecord]
+    origin: RowOrigin
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +88,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class _PlannedRow:
+    text: str
     pieces: list[Piece]
     add_special_tokens: bool
     trained_spans: list[Span]
@@ -67,7 +98,10 @@ class _PlannedRow:
 
 
 def tokenise_rows(
-    plugin: BasePlugin, conversations: Sequence[Conversation], row_names: Sequence[int | str]
+    plugin: BasePlugin,
+    conversations: Sequence[Conversation],
+    row_names: Sequence[int | str],
+    engine: Engine | None = None,
 ) -> list[TokenisedRow]:
     """Tokenises a batch of rows.
 
@@ -75,47 +109,46 @@ def tokenise_rows(
         plugin: The family's rules and settings.
         conversations: Normalised rows.
         row_names: What errors call each row.
+        engine: The processor at work, where it is not the plugin's own engine.
 
     Raises:
         MMDatasetsError: If a row cannot be used. Names the row.
     """
+    engine = engine or plugin.engine
     planned = []
     for conversation, name in zip(conversations, row_names, strict=True):
         try:
-            planned.append(_plan_row(plugin, conversation))
+            planned.append(_plan_row(plugin, engine, conversation))
         except MMDatasetsError as error:
             raise error.at(row=name) from error.__cause__
-    encoded = plugin.engine.encoder.encode(
-        [row.pieces for row in planned], [row.add_special_tokens for row in planned]
-    )
+    encoded = engine.encoder.encode([row.pieces for row in planned], [row.add_special_tokens for row in planned])
     rows = []
     for row, tokens, name in zip(planned, encoded, row_names, strict=True):
         try:
-            rows.append(_expand_row(plugin, row, tokens))
+            rows.append(_expand_row(plugin, engine, row, tokens))
         except MMDatasetsError as error:
             raise error.at(row=name) from error.__cause__
     return rows
 
 
-def _plan_row(plugin: BasePlugin, conversation: Conversation) -> _PlannedRow:
-    divided, media = plan_media(plugin.engine, conversation)
+def _plan_row(plugin: BasePlugin, engine: Engine, conversation: Conversation) -> _PlannedRow:
+    divided, media = plan_media(engine, conversation)
     if plugin.has_own_messages:
         rendered, special, item_spans, expansions = _place_own_messages(plugin, conversation, media)
     else:
-        rendered, special, item_spans, expansions, order = _place_expansions(plugin, divided, media)
+        rendered, special, item_spans, expansions, order = _place_expansions(plugin, engine, divided, media)
         media = media.in_order(order)
     pieces = split_marked(rendered.text)
-    return _PlannedRow(pieces, special, list(rendered.trained_spans), item_spans, media, expansions)
+    return _PlannedRow(rendered.text, pieces, special, list(rendered.trained_spans), item_spans, media, expansions)
 
 
 _Placed: TypeAlias = tuple[Rendered, bool, list[Span], list[Expansion]]
 
 
 def _place_expansions(
-    plugin: BasePlugin, conversation: Conversation, media: PlannedMedia
+    plugin: BasePlugin, engine: Engine, conversation: Conversation, media: PlannedMedia
 ) -> tuple[Rendered, bool, list[Span], list[Expansion], list[int]]:
     """Has the template write a placeholder for each item and puts the expansions there, in the order of the text."""
-    engine = plugin.engine
     expansions = numbered(plugin, engine, media)
     messages = [engine.guard.mark(message) for message in conversation.messages]
     if not conversation.is_plain and not engine.renders_parts(item.modality for item in media.items):
@@ -203,9 +236,9 @@ def _find_placeholders(engine: Engine, text: str, items: Sequence[MediaItem]) ->
     return [(match.span(), waiting[match.group()].popleft()) for match in found]
 
 
-def _expand_row(plugin: BasePlugin, row: _PlannedRow, tokens: Encoded) -> TokenisedRow:
+def _expand_row(plugin: BasePlugin, engine: Engine, row: _PlannedRow, tokens: Encoded) -> TokenisedRow:
     runs = [run for expansion in row.expansions for run in expansion.runs]
-    counts = plugin.engine.run_counts(tokens.ids, runs)
+    counts = engine.run_counts(tokens.ids, runs)
     modalities = [item.modality for item in row.media.items]
     ranges = [
         _token_range(plugin, tokens, span, modality) for span, modality in zip(row.item_spans, modalities, strict=True)
@@ -221,7 +254,18 @@ def _expand_row(plugin: BasePlugin, row: _PlannedRow, tokens: Encoded) -> Tokeni
             row.media.plans, row.media.positions, row.expansions, ranges, strict=True
         )
     ]
-    return TokenisedRow(np.repeat(tokens.ids, counts), np.repeat(labels, counts), media)
+    origin = RowOrigin(
+        row.text,
+        row.pieces,
+        row.add_special_tokens,
+        tokens,
+        counts,
+        row.item_spans,
+        ranges,
+        row.media,
+        row.expansions,
+    )
+    return TokenisedRow(np.repeat(tokens.ids, counts), np.repeat(labels, counts), media, origin)
 
 
 def _token_range(plugin: BasePlugin, tokens: Encoded, span: Span, modality: Modality) -> Span:

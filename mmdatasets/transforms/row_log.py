@@ -1,0 +1,121 @@
+"""A side table of the rows that a transform dropped or changed: small Parquet files in a directory.
+
+`datasets.map` has no place for what is said of rows that are not in its result. It runs in several processes, which
+may be killed and begin anew. So each batch writes a file of its own, as a whole or not at all, under a name that is
+made of what the batch held: a batch that is mapped again writes the same file again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmdatasets.errors import MMDatasetsError
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("column", pa.string()),
+        ("index", pa.int32()),
+        ("source", pa.string()),
+        ("length", pa.int64()),
+    ]
+)
+"""The columns of the table; see `LoggedRow`."""
+
+_PREFIX = "rows"
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRow:
+    """What became of a row that is not in a transform's result as it was.
+
+    Attributes:
+        row: Number of the row in the dataset; `None` where the map was not told (`with_indices=True`).
+        outcome: What became of it: `"dropped"`, `"cut"`, `"shrunk"`.
+        reason: Why.
+        column: The column to blame, if one is.
+        index: The media item within it.
+        source: What that item is.
+        length: How many tokens the row had, where it came so far.
+    """
+
+    row: int | None
+    outcome: str
+    reason: str
+    column: str | None = None
+    index: int | None = None
+    source: str | None = None
+    length: int | None = None
+
+
+def write_row_log(directory: str, run: str, batch: Iterable[bytes], rows: Sequence[LoggedRow]) -> Path | None:
+    """Writes what is to be said of a batch's rows.
+
+    Args:
+        directory: Local directory; it is made.
+        run: What the transform's settings are told by: letters and digits.
+        batch: What the batch held, in bytes, by which the file is named.
+        rows: The rows.
+
+    Returns:
+        The file; `None` where nothing is to be said.
+
+    Raises:
+        MMDatasetsError: If it cannot be written.
+    """
+    if not rows:
+        return None
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    digest = blake2b(repr(rows).encode(), digest_size=12)
+    for piece in batch:
+        digest.update(piece)
+    path = Path(directory) / f"{_PREFIX}-{run}-{digest.hexdigest()}.parquet"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(table, path)
+    except OSError as error:
+        raise MMDatasetsError(f"cannot write the log of rows: {error}", source=directory) from error
+    return path
+
+
+def _write_whole(table: pa.Table, path: Path) -> None:
+    """Writes a file of another name first, so that a process that is killed leaves no half of one behind."""
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}")
+    try:
+        pq.write_table(table, temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_row_log(directory: str | os.PathLike[str], run: str | None = None) -> pa.Table:
+    """Reads what was written of rows, in the order of the dataset as far as their numbers are known.
+
+    Args:
+        directory: The directory.
+        run: Only what a transform of these settings wrote.
+
+    Returns:
+        A table with the columns of `SCHEMA`; without rows where there is no directory, or nothing was written.
+
+    Raises:
+        MMDatasetsError: If a file cannot be read.
+    """
+    pattern = f"{_PREFIX}-{'*' if run is None else run}-*.parquet"
+    tables = []
+    for path in sorted(Path(directory).glob(pattern)):
+        try:
+            tables.append(pq.read_table(path, schema=SCHEMA))
+        except (OSError, pa.ArrowException) as error:
+            raise MMDatasetsError(f"cannot read this part of the log of rows: {error}", source=str(path)) from error
+    return pa.concat_tables(tables).sort_by("row") if tables else SCHEMA.empty_table()
