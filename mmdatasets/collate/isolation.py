@@ -6,6 +6,7 @@ The conformance suite runs each of these models on packed rows and on the same r
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -108,9 +109,12 @@ _BY_MODEL_TYPE: Mapping[str, Isolation] = {
             "audioflamingo3",
             "aya_vision",
             "ernie4_5_vl_moe",
+            "gemma2",
+            "gemma3_text",
             "gemma3n",
             "glm46v",
             "glm4v",
+            "granite",
             "idefics3",
             "internvl",
             "lighton_ocr",
@@ -121,12 +125,18 @@ _BY_MODEL_TYPE: Mapping[str, Isolation] = {
             "llava_next_video",
             "llava_onevision",
             "minicpmv4_6",
+            "mistral",
             "mistral3",
+            "olmo2",
+            "phi3",
+            "qwen2",
             "qwen2_5_omni_thinker",
             "qwen2_5_vl",
             "qwen2_vl",
+            "qwen3",
             "qwen3_omni_moe_thinker",
             "qwen3_vl",
+            "smollm3",
             "smolvlm",
             "video_llava",
         ),
@@ -187,6 +197,14 @@ def _carrying_layers(text: PretrainedConfig) -> list[str]:
     return sorted(kinds)
 
 
+def _declared(text: PretrainedConfig, name: str) -> int | None:
+    """A setting of a configuration, if its class has such: files may have settings that the model does not read."""
+    if name not in inspect.signature(type(text)).parameters:
+        return None
+    value: int | None = getattr(text, name, None)
+    return value
+
+
 def layer_rules(config: PretrainedConfig, isolation: Isolation) -> dict[str, LayerRule]:
     """What a token sees in each kind of layers that a model has, as transformers makes its masks.
 
@@ -195,7 +213,7 @@ def layer_rules(config: PretrainedConfig, isolation: Isolation) -> dict[str, Lay
         isolation: Which kinds of layers have blocks.
     """
     text = getattr(config, "thinker_config", config).get_text_config()
-    window, chunk = getattr(text, "sliding_window", None), getattr(text, "attention_chunk_size", None)
+    window, chunk = _declared(text, "sliding_window"), _declared(text, "attention_chunk_size")
     kinds = sorted(set(getattr(text, "layer_types", None) or ()))
     if not kinds:
         kinds = ["sliding_attention" if window else "chunked_attention" if chunk else "full_attention"]

@@ -8,7 +8,16 @@ import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import LlamaConfig, MambaConfig, PaliGemmaConfig, Qwen2_5OmniConfig, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MambaConfig,
+    PaliGemmaConfig,
+    Qwen2_5OmniConfig,
+    Trainer,
+    TrainingArguments,
+)
 
 from mmdatasets import auto_plugin
 from mmdatasets.collate.isolation import Isolation, isolation_of
@@ -17,6 +26,7 @@ from mmdatasets.errors import CollateError
 from mmdatasets.testing.checks.packing import compare, rows_one_by_one, train_on
 from mmdatasets.testing.inputs import model_inputs
 from mmdatasets.testing.models import build_model
+from mmdatasets.testing.models.registry import text_settings
 from tests.collate.packing_cases import SUBJECTS, packing_run
 
 FAMILY = "qwen2_5_vl"
@@ -82,6 +92,29 @@ def test_a_packed_batch_trains_as_its_rows_one_by_one(name, media_folder) -> Non
             collator = run.plugin.packed_collator(model.config, attention=attention, flatten=True)
             collator.check_model(model)
             compare(*alone, *train_on(model, collator(run.mapped)), attention)
+
+
+TEXT_MODELS = ["gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
+
+
+@pytest.mark.parametrize("kind", TEXT_MODELS)
+def test_text_models_train_on_packed_rows_as_on_rows(kind, media_folder) -> None:
+    """With windows that are shorter than the rows, where they have such; others do not read the setting."""
+    run = packing_run("base", media_folder)
+    settings = text_settings(run.subject.processor, head_dim=16, sliding_window=7)
+    config = AutoConfig.for_model(kind, **{name: value for name, value in settings.items() if name != "model_type"})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kernel = "eager" if kind == "gemma2" else "sdpa"  # which transformers does not run for it
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel).eval()
+    run.subject.__dict__["model"] = model
+    try:
+        alone = rows_one_by_one(run, run.mapped)
+        for attention in ("varlen", "block_mask"):
+            collator = run.plugin.packed_collator(model.config, attention=attention, flatten=True)
+            compare(*alone, *train_on(model, collator(run.mapped)), attention)
+    finally:
+        del run.subject.__dict__["model"]
 
 
 SMALL = {"gemma3": 7, "gemma3n": 7, "gemma4": 7, "llava_next": 7, "mistral3": 7, "aya_vision": 7, "llama4": 16}
@@ -276,6 +309,33 @@ def test_trainer_trains_on_packed_rows_as_on_rows(run, stored, tmp_path) -> None
         **plugin.training_args_kwargs(),
     )
     trainer = Trainer(model, arguments, plugin.packed_collator(model.config), packed)
+    expected, _ = rows_one_by_one(run, run.mapped)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_trl_trains_on_packed_rows(run, stored, tmp_path) -> None:
+    trl = pytest.importorskip("trl")
+    plugin, model = run.plugin, build_model(FAMILY, run.subject.processor)
+    packed = plugin.packer(max_length=max(stored["length"]) * 2).pack(stored)
+    arguments = trl.SFTConfig(
+        tmp_path,
+        max_steps=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=len(packed),
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        **plugin.training_args_kwargs("sft"),
+    )
+    trainer = trl.SFTTrainer(
+        model,
+        arguments,
+        data_collator=plugin.packed_collator(model.config),
+        train_dataset=packed,
+        processing_class=run.subject.processor,
+    )
     expected, _ = rows_one_by_one(run, run.mapped)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
