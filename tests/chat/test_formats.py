@@ -102,7 +102,7 @@ def test_a_turn_of_tool_calls_needs_no_content() -> None:
 def test_splitting_loses_no_text(texts: list[str]) -> None:
     content = "<image>".join(texts)
     count = content.count("<image>")
-    result = normalise([user(content)], {"image": list(range(count))})
+    result = normalise([user(content)], {"image": list(range(count)), "video": [], "audio": []})
     parts = result.messages[0]["content"]
     if isinstance(parts, str):
         assert count == 0
