@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 from mmdatasets.collate.masks import LayerRule
-from mmdatasets.errors import CollateError
+from mmdatasets.collate.position_ids import find_model_class
+from mmdatasets.errors import CollateError, MMDatasetsError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -160,16 +161,19 @@ def isolation_of(config: PretrainedConfig, *, trusted: bool = False) -> Isolatio
     """
     config = getattr(config, "thinker_config", config)
     isolation = _by_layers_and_type(config, trusted)
-    return replace(isolation, runs_no_flex=_why_no_flex(config.get_text_config()))
+    return replace(isolation, runs_no_flex=_why_no_flex(config))
 
 
-def _why_no_flex(text: PretrainedConfig) -> str:
+def _why_no_flex(config: PretrainedConfig) -> str:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    kind = MODEL_MAPPING.get(type(text), None)
-    if kind is None or kind._supports_flex_attn:
-        return ""
-    return f"transformers' {kind.__name__} does not run FlexAttention"
+    kind = MODEL_MAPPING.get(type(config.get_text_config()), None)
+    if kind is None:  # a text part that is no model of its own
+        try:
+            kind = find_model_class(config)
+        except MMDatasetsError:
+            return "transformers has no model class for it, which could run FlexAttention"
+    return "" if kind._supports_flex_attn else f"transformers' {kind.__name__} does not run FlexAttention"
 
 
 def _by_layers_and_type(config: PretrainedConfig, trusted: bool) -> Isolation:

@@ -45,7 +45,7 @@ class ModelPositions:
 
     def __init__(self, config: PretrainedConfig) -> None:
         self.config: PretrainedConfig = getattr(config, "thinker_config", config)
-        self._model_class = _find_class(self.config)
+        self._model_class = find_model_class(self.config)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name not in ("_rule", "_names")}
@@ -129,8 +129,12 @@ def plain_position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(dim=-1) - 1).clamp(min=0) * mask
 
 
-def _find_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The model class that has the rule; any of the configuration's where tokens are just counted."""
+def find_model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The model class that has the rule; any of the configuration's where tokens are just counted.
+
+    Raises:
+        MMDatasetsError: If transformers has no model class for the configuration, or one that cannot be asked.
+    """
     classes = _classes_of(config)
     if not classes:
         raise MMDatasetsError(
