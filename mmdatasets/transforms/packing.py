@@ -156,8 +156,8 @@ class Packer:
             if len(over):
                 raise CollateError(
                     f"it has {sizes[over[0]]} {what}, more than {name}={limit}, as {len(over)} row(s) do: have the "
-                    f"map cut such rows or leave them out (the plugin's max_length and its policy), or raise {name} "
-                    f"to {sizes.max()} or more",
+                    f"map shorten such rows or leave them out (max_length and on_overflow of the plugin), or raise "
+                    f"{name} to {sizes.max()} or more",
                     row=names[over[0]],
                 )
         return plan_bins(lengths, self.max_length, self.strategy, media, self.max_patches)

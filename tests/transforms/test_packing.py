@@ -134,7 +134,7 @@ def test_packing_is_cached_and_told_apart(mapped, tmp_path):
 def test_a_row_that_is_too_long_is_named(mapped):
     longest = int(np.argmax(mapped["length"]))
     packer = Packer(max(mapped["length"]) - 1)
-    with pytest.raises(CollateError, match=rf"row {longest}: it has .* tokens, more than max_length=.*policy"):
+    with pytest.raises(CollateError, match=rf"row {longest}: it has .* tokens, more than max_length=.*on_overflow"):
         packer.pack(mapped)
     with pytest.raises(CollateError, match=rf"row {longest} of the batch: it has"):
         mapped.map(packer, batched=True)
