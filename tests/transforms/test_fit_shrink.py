@@ -26,6 +26,8 @@ from tests.conftest import ImageFactory
 from tests.oracle import Message, processor_batch
 
 STEP = 2 ** (1 / 4)
+TAKE_NO_LESS = ("gemma3", "internvl", "idefics3")
+"""They make as many tokens of a small image as of a large one of the same shape."""
 FLOOR = ShrinkFloor(image_pixels=56 * 56, video_pixels=56 * 56, video_frames=2)
 
 
@@ -100,8 +102,7 @@ def test_a_shrunk_row_is_that_of_a_plugin_with_these_options(family: str, image_
     processor = processor_of(family)
     whole = row_of(auto_plugin(processor), messages, images=files)
     outcomes = set()
-    for share in (0.9, 0.5, 0.25, 0.05):
-        max_length = int(whole["length"] * share)
+    for max_length in (whole["length"] * 9 // 10, whole["length"] // 2, whole["length"] // 4, 5):
         plugin = auto_plugin(processor, max_length=max_length, on_overflow="shrink", shrink_floor=FLOOR)
         row = row_of(plugin, messages, images=files)
         outcomes.add(row is not None)
@@ -119,7 +120,7 @@ def test_a_shrunk_row_is_that_of_a_plugin_with_these_options(family: str, image_
         larger = auto_plugin(processor, options=MediaOptions(image_max_pixels=int(bound * STEP) + 1))
         assert row_of(larger, messages, images=files)["length"] > max_length
     assert False in outcomes
-    assert True in outcomes or family == "gemma3"  # every image is 256 tokens
+    assert (True in outcomes) == (family not in TAKE_NO_LESS)
 
 
 def assert_equal(ours: object, theirs: object) -> None:
@@ -178,21 +179,20 @@ def test_frames_and_their_pixels_are_lowered_alike(
     assert_equal(plugin.collator()([row]), other.collator()([same]))
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_omni", "qwen3_omni_moe", "llava_next", "minicpm_v"])
-def test_rows_of_several_budgets_in_a_batch(family: str, image_file: ImageFactory, clip: Path, speech: Path) -> None:
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_omni", "qwen3_omni_moe", "minicpm_v"])
+def test_rows_of_several_budgets_in_a_batch(family: str, image_file: ImageFactory, speech: Path) -> None:
     """Each row's part of the batch is what the row makes alone, the tokens between them included."""
     processor = processor_of(family)
     hears = "omni" in family
     shapes = [(900, 700), (60, 60), (500, 900), (900, 700), None]
     plugin = auto_plugin(processor, max_length=260, on_overflow="shrink", shrink_floor=FLOOR)
-    if family in ("llava_next", "minicpm_v"):
-        lengths = [row_of(auto_plugin(processor), chat("image"), images=[image_file(*one)])["length"] for one in shapes[:3]]
-        plugin = auto_plugin(processor, max_length=max(lengths) // 2, on_overflow="shrink", shrink_floor=FLOOR)
     rows = []
     for index, shape in enumerate(shapes):
         audio = hears and index % 2 == 0
         kinds = [*(["image"] if shape else []), *(["audio"] if audio else [])]
-        media = {"images": [image_file(*shape)] if shape else []} | ({"audios": [speech] if audio else []} if hears else {})
+        media = {"images": [image_file(*shape)] if shape else []}
+        if hears:
+            media["audios"] = [speech] if audio else []
         rows.append(row_of(plugin, chat(*kinds), **media))
     assert len({record["max_pixels"] for row in rows for record in row["media_info"]}) > 1
     together = plugin.collator()(rows)
@@ -202,16 +202,12 @@ def test_rows_of_several_budgets_in_a_batch(family: str, image_file: ImageFactor
     parts = [one[name] for one in alone if name in one]
     if family == "minicpm_v":
         assert_equal(together[name], [part[0] for part in parts])
-    elif family == "llava_next":  # padded to the most tiles
-        flat = [tile for image, part in zip(together[name], parts, strict=False) for tile in image[: part.shape[1]]]
-        assert torch.equal(torch.stack(flat), torch.cat([part[0] for part in parts]))
     else:
         assert torch.equal(together[name], torch.cat(parts))
-        assert torch.equal(together["image_grid_thw"], torch.cat([one["image_grid_thw"] for one in alone if name in one]))
+        grids = [one["image_grid_thw"] for one in alone if name in one]
+        assert torch.equal(together["image_grid_thw"], torch.cat(grids))
     if hears:
         assert len(together["input_features"]) == 3
-    copies = plugin.collator()([rows[0], rows[0], rows[3]])
-    assert_equal(copies.get("data", copies)["input_ids"][0], copies.get("data", copies)["input_ids"][2])
 
 
 def test_nothing_is_decoded_to_shrink(image_file: ImageFactory, monkeypatch: pytest.MonkeyPatch) -> None:
