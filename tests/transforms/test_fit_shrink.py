@@ -95,7 +95,9 @@ def test_a_shrunk_row_is_what_the_processor_makes_with_its_budget(
         assert torch.equal(batch[name], theirs[name]), name
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "llava_next", "internvl", "pixtral", "gemma3", "minicpm_v", "idefics3"])
+@pytest.mark.parametrize(
+    "family", ["qwen2_vl", "llava_next", "internvl", "pixtral", "gemma3", "minicpm_v", "idefics3"]
+)
 def test_a_shrunk_row_is_that_of_a_plugin_with_these_options(family: str, image_file: ImageFactory) -> None:
     files = [image_file(900, 700), image_file(500, 900)]
     messages = chat("image", "image")
@@ -228,7 +230,9 @@ def test_the_floor_holds_and_so_do_the_options_own_minimum(image_file: ImageFact
     low = auto_plugin(processor_of("qwen2_vl"), max_length=60, on_overflow="shrink", shrink_floor=FLOOR)
     assert row_of(low, chat("image"), images=files)["length"] <= 60
     bound = MediaOptions(image_min_pixels=224 * 224)
-    kept = auto_plugin(processor_of("qwen2_vl"), max_length=60, on_overflow="shrink", shrink_floor=FLOOR, options=bound)
+    kept = auto_plugin(
+        processor_of("qwen2_vl"), max_length=60, on_overflow="shrink", shrink_floor=FLOOR, options=bound
+    )
     assert row_of(kept, chat("image"), images=files) is None
     assert row_of(low, [{"role": "user", "content": "word " * 99}, *chat()[1:]]) is None
 
