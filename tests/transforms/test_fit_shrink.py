@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from mmdatasets.planning.sizes import size_between
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
 from mmdatasets.testing.audio import write_audio
+from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.standins import build_standin
 from mmdatasets.testing.video import VideoSpec, write_video
@@ -210,6 +212,25 @@ def test_rows_of_several_budgets_in_a_batch(family: str, image_file: ImageFactor
         assert torch.equal(together["image_grid_thw"], torch.cat(grids))
     if hears:
         assert len(together["input_features"]) == 3
+
+
+def test_packed_rows_keep_the_budget_of_each(image_file: ImageFactory) -> None:
+    plugin = auto_plugin(processor_of("qwen2_vl"), max_length=150, on_overflow="shrink", shrink_floor=FLOOR)
+    files = [image_file(*size) for size in [(900, 700), (60, 60), (300, 900)]]
+    columns = {"messages": [chat("image")] * 3, "images": [[str(file)] for file in files]}
+    source = datasets.Dataset.from_dict(columns)
+    mapped = source.map(plugin.transform, batched=True, features=plugin.features(source.features))
+    packed = plugin.packer(max_length=600).pack(mapped)
+    assert len(packed) == 1
+    assert len({record["max_pixels"] for record in packed[0]["media_info"]}) > 1
+    model = build_model("qwen2_vl", processor_of("qwen2_vl"))
+    batch = plugin.packed_collator(model.config)([packed[0]])
+    order = [record["width"] for record in packed[0]["media_info"]]
+    rows = sorted(mapped, key=lambda row: order.index(row["media_info"][0]["width"]))
+    alone = [plugin.collator()([row])["pixel_values"] for row in rows]
+    assert torch.equal(batch["pixel_values"], torch.cat(alone))
+    with pytest.raises(CollateError, match="row 0 of the batch: its images were planned with several budgets"):
+        plugin.collator()([packed[0]])
 
 
 def test_nothing_is_decoded_to_shrink(image_file: ImageFactory, monkeypatch: pytest.MonkeyPatch) -> None:
