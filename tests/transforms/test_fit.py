@@ -221,7 +221,7 @@ def begun(family: str, text: str, files: Sequence[Path], ids: Sequence[int], num
     low, high = (places[num_images - 1] + len(placeholder) if num_images else 0), places[num_images]
     last = plugin_of(family).engine.tokenizer.decode(list(ids)[-2:], clean_up_tokenization_spaces=False)[-4:]
     likely = sorted(range(low, high + 1), key=lambda end: not text[:end].endswith(last))
-    for end in likely[:40]:
+    for end in likely:
         if call(family, text[:end], files[:num_images])["input_ids"][0].tolist() == list(ids):
             return text[:end]
     return None
