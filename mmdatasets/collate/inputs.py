@@ -80,10 +80,10 @@ def _load(engine: Engine, media: Sequence[RowMedia]) -> list[list[MediaInput]]:
     decoded: dict[PixelBudget | None, dict[object, MediaInput]] = {}
     rows = []
     for index, row in enumerate(media):
-        reader, known = engine.at_budget(row.budget).media, decoded.setdefault(row.budget, {})
         try:
+            reader, known = engine.at_budget(row.budget).media, decoded.setdefault(row.budget, {})
             rows.append([*reader.load(row.items, row.plans, known), *row.blanks])
-        except MediaError as error:
+        except (MediaError, CollateError) as error:
             raise error.at(row=f"{index} of the batch") from error.__cause__
     return rows
 
@@ -117,7 +117,7 @@ def _process(
     # A budget is nothing to audio, which is padded to the longest of the batch.
     seen_rows, heard_rows = ([_of_kind(row, audio) for row in rows] for audio in (False, True))
     seen_media, heard_media = (
-        [replace(row, items=_of_kind(row.items, audio)) for row in media] for audio in (False, True)
+        [replace(row, items=_of_kind(row.items, audio), max_pixels=()) for row in media] for audio in (False, True)
     )
     outputs, seen = _process_stretches(plugin, engines, seen_rows, seen_media)
     sounds: list[Expansion] = []

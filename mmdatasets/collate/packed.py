@@ -293,4 +293,5 @@ def _selected(media: RowMedia, places: Sequence[int]) -> RowMedia:
         [media.items[place] for place in places],
         [media.plans[place] for place in places],
         [counts[place] for place in places],
+        max_pixels=[media.max_pixels[place] for place in places] if media.max_pixels else (),
     )

@@ -35,14 +35,31 @@ class RowMedia:
         plans: What was planned of each; an image may have no plan.
         num_tokens: How many features each was planned to make; `None` where the row does not say so.
         blanks: Items that were added behind them, so that the batch is not without any.
-        budget: The row's own bounds on pixels, where it was shrunk to fit into a length.
+        max_pixels: Each item's own bound on pixels, of rows that were shrunk to fit into a length.
     """
 
     items: Sequence[MediaItem] = ()
     plans: Sequence[MediaPlan | None] = ()
     num_tokens: Sequence[int] | None = None
     blanks: Sequence[MediaInput] = ()
-    budget: PixelBudget | None = None
+    max_pixels: Sequence[int | None] = ()
+
+    @property
+    def budget(self) -> PixelBudget | None:
+        """The row's own bounds on pixels, `None` where it has none.
+
+        Raises:
+            CollateError: If items of one modality have several.
+        """
+        bounds: dict[str, int | None] = {}
+        for item, bound in zip(self.items, self.max_pixels, strict=False):
+            if item.modality != "audio" and bounds.setdefault(f"{item.modality}_max_pixels", bound) != bound:
+                raise CollateError(
+                    f"its {item.modality}s were planned with several budgets of pixels, as those of packed rows are: "
+                    "use plugin.packed_collator for these"
+                )
+        has_some = any(bound is not None for bound in bounds.values())
+        return PixelBudget(**bounds) if has_some else None
 
 
 def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
@@ -61,23 +78,9 @@ def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
     by_name = {(kind, index): MediaItem(kind, references[kind][index]) for kind, index in named}  # type: ignore[arg-type, index]
     items = [by_name[record["modality"], int(record["item"])] for record in records]
     counts = [int(one["num_tokens"]) for one in records]
-    return RowMedia(items, [plan_of(record) for record in records], counts, budget=_budget_of(records))
-
-
-def _budget_of(records: Sequence[MediaRecord]) -> PixelBudget | None:
-    """The budget that a row's records were planned with."""
-    bounds = {}
-    for modality in ("image", "video"):
-        # Rows that were mapped before there were budgets have no such key.
-        found = {record.get("max_pixels") for record in records if record["modality"] == modality}
-        if len(found) > 1:
-            raise CollateError(
-                f"its {modality}s were planned with several budgets of pixels: {found}; one is possible"
-            )
-        bound = found.pop() if found else None
-        if bound is not None:
-            bounds[f"{modality}_max_pixels"] = int(bound)
-    return PixelBudget(**bounds) if bounds else None
+    # Rows that were mapped before there were budgets have no such key.
+    bounds = [record.get("max_pixels") for record in records]
+    return RowMedia(items, [plan_of(record) for record in records], counts, max_pixels=bounds)
 
 
 def check_no_budgets(media: Sequence[RowMedia], plugin: str) -> None:

@@ -134,7 +134,15 @@ def _find_mismatch(plugin: BasePlugin, engine: FramedEngine, within: CallFrame |
 
 def _with_engine(plugin: BasePlugin, engine: FramedEngine, within: CallFrame | None) -> BasePlugin:
     """A copy of the plugin that computes with an engine, so that making the probes checks nothing again."""
-    copy = dataclasses.replace(plugin, processor=engine.runner.processor, options=engine.options, layout=None)
+    copy = dataclasses.replace(
+        plugin,
+        processor=engine.runner.processor,
+        options=engine.options,
+        layout=None,
+        max_length=None,
+        on_overflow="error",
+        row_log=None,
+    )
     try:
         source = engine.template.source
     except TemplateError:

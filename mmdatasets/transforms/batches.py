@@ -88,9 +88,10 @@ class BatchReader:
 
     def select(self, rows: Sequence[int]) -> BatchReader:
         """The batch with some of its rows."""
-        if isinstance(self.batch, Mapping):
-            return BatchReader({name: [values[row] for row in rows] for name, values in self.batch.items()})
-        return BatchReader(self.table.take(pa.array(rows, pa.int64())))  # type: ignore[union-attr]
+        table = self.table
+        if table is not None:
+            return BatchReader(table.take(pa.array(rows, pa.int64())))
+        return BatchReader({name: [self.batch[name][row] for row in rows] for name in self.column_names})
 
     def _objects(self, column: str) -> list[object]:
         table = self.table

@@ -2,7 +2,8 @@
 
 `datasets.map` has no place for what is said of rows that are not in its result. It runs in several processes, which
 may be killed and begin anew. So each batch writes a file of its own, as a whole or not at all, under a name that is
-made of what the batch held: a batch that is mapped again writes the same file again.
+made of what the batch held: a batch that is mapped again writes the same file again. Of rows whose number is known,
+what is said in several files counts once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmdatasets.errors import MMDatasetsError
@@ -118,4 +120,11 @@ def read_row_log(directory: str | os.PathLike[str], run: str | None = None) -> p
             tables.append(pq.read_table(path, schema=SCHEMA))
         except (OSError, pa.ArrowException) as error:
             raise MMDatasetsError(f"cannot read this part of the log of rows: {error}", source=str(path)) from error
-    return pa.concat_tables(tables).sort_by("row") if tables else SCHEMA.empty_table()
+    return _distinct(pa.concat_tables(tables)).sort_by("row") if tables else SCHEMA.empty_table()
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    """The table without what is said twice of a row: a dataset may be mapped again in batches of another size."""
+    is_known = pc.is_valid(table["row"])
+    known = table.filter(is_known).group_by(SCHEMA.names, use_threads=False).aggregate([])
+    return pa.concat_tables([known.select(SCHEMA.names).cast(SCHEMA), table.filter(pc.invert(is_known))])
