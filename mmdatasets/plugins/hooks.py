@@ -160,7 +160,7 @@ class FamilyHooks:
         """Where bos goes in a tokenised row that has none, where `inserts_bos` is set."""
         return 0
 
-    def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
+    def index_expansion(self, engine: Engine, expansion: Expansion, index: int, modality: Modality) -> Expansion:
         """The expansion of a row's item number `index`, for families that number their items in the text."""
         return expansion
 
@@ -171,7 +171,7 @@ class FamilyHooks:
         seen: Counter[Modality] = Counter()
         result = []
         for modality, expansion in zip(modalities, expansions, strict=True):
-            result.append(self.index_expansion(engine, expansion, seen[modality]))
+            result.append(self.index_expansion(engine, expansion, seen[modality], modality))
             seen[modality] += 1
         return result
 

@@ -94,18 +94,16 @@ class MiniCPMVPlugin(BasePlugin):
     def number_expansions(
         self, engine: Engine, modalities: Sequence[Modality], expansions: Sequence[Expansion]
     ) -> list[Expansion]:
-        """Puts the number of each image in its row before it, where the processor's own call does."""
-        processor = engine.runner.processor
-        asked = call_default(processor, "use_image_id")
-        if "video" in modalities or not (processor.image_processor.use_image_id if asked is None else asked):
-            return list(expansions)
-        number = processor.image_processor.get_image_id_placeholder
-        result: list[Expansion] = []
-        for modality, expansion in zip(modalities, expansions, strict=True):
-            seen = sum(earlier == "image" for earlier in modalities[: len(result)])
-            is_image = modality == "image"
-            result.append(replace(expansion, text=number(seen) + expansion.text) if is_image else expansion)
-        return result
+        """A row with videos has no numbers."""
+        return list(expansions) if "video" in modalities else super().number_expansions(engine, modalities, expansions)
+
+    def index_expansion(self, engine: Engine, expansion: Expansion, index: int, modality: Modality) -> Expansion:
+        """Puts an image's number before it, where the processor's own call does."""
+        images = engine.runner.processor.image_processor
+        asked = call_default(engine.runner.processor, "use_image_id")
+        if modality != "image" or not (images.use_image_id if asked is None else asked):
+            return expansion
+        return replace(expansion, text=images.get_image_id_placeholder(index) + expansion.text)
 
     def process_images(
         self, engine: Engine, images: Sequence[Sequence[torch.Tensor]]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.types import Expansion
+from mmdatasets.types import Expansion, Modality
 
 
 @dataclass(eq=False)
@@ -16,13 +16,13 @@ class MiniCPMV46Plugin(BasePlugin):
 
     outputs_are_stacked: ClassVar[bool] = False  # patches lie along the last dimension of `pixel_values`
 
-    def index_expansion(self, engine: Engine, expansion: Expansion, index: int) -> Expansion:
+    def index_expansion(self, engine: Engine, expansion: Expansion, index: int, modality: Modality) -> Expansion:
         """Puts the item's number before it, where the processor's `use_image_id` asks for it."""
         processor = engine.runner.processor
         asked = engine.runner.setting("use_image_id")
         if not (processor.default_use_image_id if asked is None else asked):
             return expansion
-        token = processor.video_token if processor.video_token in expansion.text else processor.image_token
+        token = processor.video_token if modality == "video" else processor.image_token
         # As the processor's call has it done, for a row of so many items.
         number = processor._prepend_local_ids([token * (index + 1)], [""] * (index + 1), token)[index]
         return replace(expansion, text=f"{number}{expansion.text}")

@@ -178,7 +178,7 @@ class MediaReader:
     def _num_samples(self, info: AudioInfo, start_s: float, end_s: float | None) -> int:
         rate = self._runner.sampling_rate
         count = planned_num_samples(info, self._options, rate, start_s=start_s, end_s=end_s)
-        if self._runner.max_samples is None:
+        if self._runner.max_samples is None and "audio" in self._runner.placeholders:
             self._cut_audio.check(count)
         return count
 
