@@ -342,15 +342,6 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages, Fitting):
         """What the plugin computes with for a processor and options. A family may check it here."""
         return Engine(self, processor, options)
 
-    def delimiter_ids(self, modality: Modality) -> tuple[int, int]:
-        """Ids of the tokens around an item's expansion, -1 for none."""
-        return self._delimiter_ids.get(modality, (-1, -1))
-
-    @cached_property
-    def _delimiter_ids(self) -> dict[Modality, tuple[int, int]]:
-        look_up = self.engine.tokenizer.convert_tokens_to_ids  # once, not for every item of every row
-        return {modality: (look_up(before), look_up(after)) for modality, (before, after) in self.delimiters.items()}
-
     def _engine_for(self, processor: ProcessorMixin | None) -> Engine:
         if processor is None:
             return self.engine

@@ -31,7 +31,7 @@ class FamilyHooks:
     default_chat_template: ClassVar[str | None] = None
     """Chat template for families whose checkpoints come without one."""
     delimiters: ClassVar[Mapping[Modality, tuple[str, str]]] = {}
-    """The tokens directly around an expansion that belong to its media span."""
+    """The tokens directly around an expansion that belong to its media span, where the chat template writes none."""
     items_are_independent: ClassVar[bool] = True
     """Whether what an item becomes does not depend on the row's other items. (In LLaVA-OneVision it does.)"""
     inserts_bos: ClassVar[bool] = False

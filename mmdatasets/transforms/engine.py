@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
@@ -15,7 +16,7 @@ from mmdatasets.chat.control_tokens import ControlTokenGuard, Piece
 from mmdatasets.chat.formats import Conversation
 from mmdatasets.chat.plain import PlainText
 from mmdatasets.chat.template import ChatTemplate
-from mmdatasets.chat.tokenise import TextEncoder
+from mmdatasets.chat.tokenise import IntArray, TextEncoder
 from mmdatasets.errors import MediaError, MMDatasetsError, TemplateError
 from mmdatasets.options import MediaOptions, PixelBudget
 from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
@@ -70,6 +71,7 @@ class Engine:
         self.tokenizer = self.runner.tokenizer
         self.encoder = TextEncoder(self.tokenizer)
         self._takes_parts: dict[Modality, bool] = {}
+        self._delimiters: dict[Modality, tuple[IntArray, IntArray]] = {}
         self._markup = lru_cache(maxsize=_MARKUP_CACHE_SIZE)(self._find_markup)
         self._at_budget = lru_cache(maxsize=_BUDGET_CACHE_SIZE)(self._make_at_budget)
 
@@ -211,6 +213,33 @@ class Engine:
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(alone, text, strict=False)))
         before, _, after = text[same:].partition(self.runner.placeholders[modality])
         return before, after
+
+    @cached_property
+    def _control_token(self) -> re.Pattern[str]:
+        tokens = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+
+    def delimiter_ids(self, modality: Modality) -> tuple[IntArray, IntArray]:
+        """Ids of what stands around an item's expansion and belongs to its media span; empty for none.
+
+        Of what the chat template writes there, that is what reaches from its control tokens to the item ("Picture 1:"
+        does not); where it writes none, the family's own.
+        """
+        if modality not in self._delimiters:
+            written = self._written_delimiters(modality)
+            texts = written if any(written) else self._plugin.delimiters.get(modality, ("", ""))
+            tokens = self.encoder.encode([[Piece(text, 0, literal=False)] for text in texts], [False, False])
+            self._delimiters[modality] = tokens[0].ids, tokens[1].ids
+        return self._delimiters[modality]
+
+    def _written_delimiters(self, modality: Modality) -> tuple[str, str]:
+        try:
+            before, after = self.markup(modality, 0) if self.takes_parts(modality) else ("", "")
+        except TemplateError:  # it takes a row's items, but none by itself
+            return "", ""
+        first = self._control_token.search(before)
+        last = re.match(f"(?:{self._control_token.pattern})*", after)
+        return before[first.start() :] if first else "", last.group() if last else ""
 
     def blank(self, modality: Modality) -> tuple[MediaInput, list[int]]:
         """The smallest black image or video or silent audio that the processor takes, and its token ids.

@@ -272,11 +272,11 @@ def _token_range(plugin: BasePlugin, tokens: Encoded, span: Span, modality: Moda
     """The tokens of an expansion, with the family's delimiters where these stand beside it."""
     inside = np.flatnonzero(tokens.overlapping([span]))
     first, last = int(inside[0]), int(inside[-1]) + 1
-    before, after = plugin.delimiter_ids(modality)
-    if first > 0 and tokens.ids[first - 1] == before:
-        first -= 1
-    if last < len(tokens.ids) and tokens.ids[last] == after:
-        last += 1
+    before, after = plugin.engine.delimiter_ids(modality)
+    if len(before) and np.array_equal(tokens.ids[max(0, first - len(before)) : first], before):
+        first -= len(before)
+    if len(after) and np.array_equal(tokens.ids[last : last + len(after)], after):
+        last += len(after)
     return first, last
 
 
