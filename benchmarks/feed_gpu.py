@@ -35,13 +35,13 @@ import torch
 import transformers
 from common import write_photos
 from datasets import Dataset, Image, List
-from map_videos import write_video
+from map_videos import SAMPLED, load_sampled, write_video
 from PIL import Image as PillowImage
 from torch.utils.data import DataLoader
-from transformers.video_utils import load_video
 
 from mmdatasets import MediaOptions, auto_plugin
 from mmdatasets.testing import build_model, build_processor
+from mmdatasets.testing.models.registry import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -52,7 +52,6 @@ Row: TypeAlias = dict[str, object]
 Collate: TypeAlias = Callable[[list[Row]], dict[str, torch.Tensor]]
 
 QUESTION, ANSWER = "What is there to see?", "A scene that was recorded with an ordinary camera, in plain words."
-SAMPLED = 2.0
 ENOUGH = 0.03
 
 
@@ -62,8 +61,13 @@ class Case:
 
     Attributes:
         family: Name of the offline processor.
+        modality: What each row has one of.
         batch_size: Rows of a step.
-        options: How the media is sized, for the plugin; `limit` does the same for the processor.
+        options: How the media is read, for the plugin.
+        adapt: Gives the processor the model's settings.
+        build: Makes the model.
+        write: Writes as many files as asked for into a folder.
+        naive: The collator around the processor.
     """
 
     family: str
@@ -129,20 +133,11 @@ class NaiveVideos(NaiveCollator):
 
     def process(self, texts: list[str], paths: list[str]) -> dict[str, torch.Tensor]:
         """The processor's call."""
-        sample = partial(self.processor.video_processor.sample_frames, fps=SAMPLED)
-        loaded = [load_video(path, backend="pyav", sample_indices_fn=sample) for path in paths]
-        settings = {"video_metadata": [found for _, found in loaded], "do_sample_frames": False, "fps": SAMPLED}
-        videos = [frames for frames, _ in loaded]
-        return dict(
-            self.processor(text=texts, videos=videos, videos_kwargs=settings, padding=True, return_tensors="pt")
-        )
+        videos = load_sampled(self.processor, paths)
+        return dict(self.processor(text=texts, **videos, padding=True, return_tensors="pt"))
 
 
 # ----------------------------------------------------------------------------------------------------------- models
-
-
-def _token_ids(processor: ProcessorMixin, **tokens: str) -> dict[str, int]:
-    return {name: processor.tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
 
 
 def smolvlm_256m(processor: ProcessorMixin) -> PreTrainedModel:
@@ -170,7 +165,7 @@ def smolvlm_256m(processor: ProcessorMixin) -> PreTrainedModel:
 
 def qwen2_5_vl_3b(processor: ProcessorMixin) -> PreTrainedModel:
     """Qwen2.5-VL-3B, with full attention in all vision layers: windows are a loop of small calls under SDPA."""
-    tokens = _token_ids(
+    tokens = token_ids(
         processor,
         image_token_id=processor.image_token,
         video_token_id=processor.video_token,

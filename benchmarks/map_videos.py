@@ -60,20 +60,18 @@ def conversation() -> list[dict[str, object]]:
     ]
 
 
+def load_sampled(processor: ProcessorMixin, paths: Sequence[str]) -> dict[str, object]:
+    """Videos with the processor's own sampling, decoded by transformers, as arguments of the processor's call."""
+    sample = partial(processor.video_processor.sample_frames, fps=SAMPLED)
+    loaded = [load_video(path, backend="pyav", sample_indices_fn=sample) for path in paths]
+    settings = {"video_metadata": [metadata for _, metadata in loaded], "do_sample_frames": False, "fps": SAMPLED}
+    return {"videos": [frames for frames, _ in loaded], "videos_kwargs": settings}
+
+
 def by_processor(processor: ProcessorMixin, row: dict[str, list[str]]) -> dict[str, list[int]]:
     """What one writes with transformers alone."""
-    sample = partial(processor.video_processor.sample_frames, fps=SAMPLED)
-    loaded = [load_video(path, backend="pyav", sample_indices_fn=sample) for path in row["videos"]]
-    output = processor(
-        text=[processor.apply_chat_template(conversation())],
-        videos=[frames for frames, _ in loaded],
-        videos_kwargs={
-            "video_metadata": [metadata for _, metadata in loaded],
-            "do_sample_frames": False,
-            "fps": SAMPLED,
-        },
-    )
-    return {"input_ids": output["input_ids"][0]}
+    text = [processor.apply_chat_template(conversation())]
+    return {"input_ids": processor(text=text, **load_sampled(processor, row["videos"]))["input_ids"][0]}
 
 
 def measure(case: str, paths: Sequence[str], rows: int, processor: ProcessorMixin, repeats: int) -> list[Result]:
