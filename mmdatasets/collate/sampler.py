@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from torch.utils.data import Sampler
 
-from mmdatasets.errors import CollateError
-from mmdatasets.transforms.row_costs import media_tokens_of, row_lengths_of
+from mmdatasets.transforms.row_costs import check_limit, media_tokens_of, row_lengths_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -232,13 +231,9 @@ class MediaBudgetBatchSampler(Sampler[list[int]]):
             ("max_tokens", self._max_tokens, self._lengths, "tokens"),
             ("max_patches", self._max_patches, self._media, "media tokens"),
         ):
-            over = np.flatnonzero(sizes > (sizes.max() if limit is None else limit))
-            if len(over):
-                raise CollateError(
-                    f"it has {sizes[over[0]]} {what}, more than {name}={limit}, as {len(over)} row(s) do: raise "
-                    f"{name} to {sizes.max()} or more, or leave out such rows (dataset.filter)",
-                    row=int(over[0]),
-                )
+            if limit is not None:
+                remedy = "{raised}, or leave out such rows (dataset.filter)"
+                check_limit(name, limit, sizes, what, range(len(sizes)), remedy)
 
     def _digest(self) -> str:
         settings = (self._max_tokens, self._max_patches, self._max_rows, self.shuffle, self.seed, self.num_replicas)

@@ -28,7 +28,7 @@ from mmdatasets.plugins.pickling import canonical
 from mmdatasets.plugins.preferences import PreferenceStages
 from mmdatasets.plugins.stage_inputs import options_of
 from mmdatasets.plugins.training import Training
-from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, store_media, write_batch
+from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, row_names, store_media, write_batch
 from mmdatasets.transforms.engine import Engine
 from mmdatasets.transforms.fit import write_fitted
 from mmdatasets.transforms.own_messages import write_messages
@@ -257,7 +257,7 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages, Fitting):
         check_columns(reader, replaced, taken, fitted=self.max_length is not None)
         chats = reader.rows(consumed)
         media = {modality: reader.media(column, modality, len(chats)) for modality, column in columns.items()}
-        names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(chats))]
+        names = row_names(indices, len(chats))
         conversations, stored = [], []
         is_plain = layout.name == "text"
         writes_calls = not is_plain and self.engine.template.writes_tool_calls

@@ -47,6 +47,11 @@ StoredColumns: TypeAlias = "dict[str, list[StoredMedia | None] | list[list[Store
 """A row's media references by output column; see `mmdatasets.features.media_columns`."""
 
 
+def row_names(indices: Sequence[int] | None, num_rows: int) -> Sequence[int | str]:
+    """What errors call the rows of a batch: their numbers in the dataset, where `map` passes these."""
+    return indices or [f"{index} of the batch" for index in range(num_rows)]
+
+
 @dataclass(frozen=True, slots=True)
 class BatchReader:
     """Uniform access to a batch. Media columns are read as stored, never decoded."""

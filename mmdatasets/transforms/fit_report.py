@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.features import FIT
+from mmdatasets.transforms.row_costs import column_of
 from mmdatasets.transforms.row_log import read_row_log
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _logger = logging.getLogger(__name__)
-_ROWS_AT_ONCE = 10_000
 NOT_RECORDED = "not_recorded"
 """Reason of rows that are missing without a word of them in a log."""
 
@@ -94,8 +94,7 @@ def _outcomes(mapped: Dataset) -> dict[str, Counter[str]]:
             "the plugin has max_length"
         )
     outcomes: dict[str, Counter[str]] = {}
-    for table in mapped.select_columns([FIT]).with_format("arrow").iter(_ROWS_AT_ONCE):
-        column = table[FIT].combine_chunks()
+    for column in column_of(mapped, FIT):
         pairs = zip(column.field("outcome").to_pylist(), column.field("reason").to_pylist(), strict=True)
         for (outcome, reason), count in Counter(pairs).items():
             outcomes.setdefault(outcome, Counter())[reason or ""] += count

@@ -11,12 +11,11 @@ import pyarrow as pa
 from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
 
-from mmdatasets.errors import CollateError
 from mmdatasets.features import INPUT_IDS, LENGTH, MEDIA_INFO, SCHEMA_VERSION, SEQUENCE_LENGTHS, tokenised_features
-from mmdatasets.transforms.batches import Batch, BatchReader
+from mmdatasets.transforms.batches import Batch, BatchReader, row_names
 from mmdatasets.transforms.bins import STRATEGIES, PackingPlan, Strategy, plan_bins
 from mmdatasets.transforms.packed_rows import concatenate_rows, packed_features
-from mmdatasets.transforms.row_costs import media_tokens_of, row_lengths_of, sum_media_tokens
+from mmdatasets.transforms.row_costs import check_limit, media_tokens_of, row_lengths_of, sum_media_tokens
 from mmdatasets.types import MODALITIES
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class Packer:
         table = reader.table
         given = _as_table(reader) if table is None else table
         packed_features(Features.from_arrow_schema(given.schema))  # says which column is missing
-        names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(given))]
+        names = row_names(indices, len(given))
         lengths = given[LENGTH].to_numpy().astype(np.int64)
         media = None
         if self.max_patches is not None and MEDIA_INFO in given.column_names:
@@ -152,14 +151,8 @@ class Packer:
         if self.max_patches is not None and media is not None:
             limits.append(("max_patches", self.max_patches, media, "media tokens"))
         for name, limit, sizes, what in limits:
-            over = np.flatnonzero(sizes > limit)
-            if len(over):
-                raise CollateError(
-                    f"it has {sizes[over[0]]} {what}, more than {name}={limit}, as {len(over)} row(s) do: have the "
-                    f"map shorten such rows or leave them out (max_length and on_overflow of the plugin), or raise "
-                    f"{name} to {sizes.max()} or more",
-                    row=names[over[0]],
-                )
+            remedy = "have the map shorten such rows or leave them out (max_length and on_overflow of the plugin), or {raised}"
+            check_limit(name, limit, sizes, what, names, remedy)
         return plan_bins(lengths, self.max_length, self.strategy, media, self.max_patches)
 
 

@@ -32,6 +32,7 @@ from mmdatasets.transforms.batches import (
     OwnColumns,
     StoredColumns,
     check_columns,
+    row_names,
     store_media,
     write_columns,
 )
@@ -89,7 +90,7 @@ def transform_preferences(
     rows = reader.rows(layout.consumed(reader.column_names))
     columns = plugin.columns_among(reader.column_names)
     media = {modality: reader.media(column, modality, len(rows)) for modality, column in columns.items()}
-    names: Sequence[int | str] = indices or [f"{index} of the batch" for index in range(len(rows))]
+    names = row_names(indices, len(rows))
     conversations: list[Conversation] = []
     stored: list[StoredColumns] = []
     for index, (row, name) in enumerate(zip(rows, names, strict=True)):
