@@ -226,17 +226,20 @@ class Engine:
         does not); where it writes none, the family's own.
         """
         if modality not in self._delimiters:
-            written = self._written_delimiters(modality)
+            written = self._delimiters_in(*self.written_around(modality, 0))
             texts = written if any(written) else self._plugin.delimiters.get(modality, ("", ""))
             tokens = self.encoder.encode([[Piece(text, 0, literal=False)] for text in texts], [False, False])
             self._delimiters[modality] = tokens[0].ids, tokens[1].ids
         return self._delimiters[modality]
 
-    def _written_delimiters(self, modality: Modality) -> tuple[str, str]:
+    def written_around(self, modality: Modality, index: int) -> tuple[str, str]:
+        """The same as `markup`, and nothing where the template writes no such item, or none by itself."""
         try:
-            before, after = self.markup(modality, 0) if self.takes_parts(modality) else ("", "")
-        except TemplateError:  # it takes a row's items, but none by itself
+            return self.markup(modality, index) if self.takes_parts(modality) else ("", "")
+        except TemplateError:
             return "", ""
+
+    def _delimiters_in(self, before: str, after: str) -> tuple[str, str]:
         first = self._control_token.search(before)
         last = re.match(f"(?:{self._control_token.pattern})*", after)
         return before[first.start() :] if first else "", last.group() if last else ""

@@ -150,8 +150,10 @@ class Packer:
         limits = [("max_length", self.max_length, lengths, "tokens")]
         if self.max_patches is not None and media is not None:
             limits.append(("max_patches", self.max_patches, media, "media tokens"))
+        remedy = (
+            "have the map shorten such rows or leave them out (max_length and on_overflow of the plugin), or {raised}"
+        )
         for name, limit, sizes, what in limits:
-            remedy = "have the map shorten such rows or leave them out (max_length and on_overflow of the plugin), or {raised}"
             check_limit(name, limit, sizes, what, names, remedy)
         return plan_bins(lengths, self.max_length, self.strategy, media, self.max_patches)
 

@@ -127,7 +127,7 @@ def _present(plugin: BasePlugin, row: TokenisedRow) -> dict[str, int]:
     options = plugin.engine.options
     pixels: dict[Modality, int] = {}
     frames: list[int] = []
-    for plan in row.origin.media.plans:
+    for plan in row.origin.written.media.plans:
         if plan.width is not None and plan.height is not None:
             pixels[plan.modality] = max(pixels.get(plan.modality, 0), plan.width * plan.height)
         if plan.frames is not None:

@@ -34,17 +34,15 @@ IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True, slots=True)
-class RowOrigin:
-    """What a row's token ids were made of: the text with each run of a media token as one token.
+class RowText:
+    """What is tokenised: a row's text with each run of a media token as one token.
 
     Attributes:
         text: The text, with markers around control tokens that users typed.
         pieces: The text without them.
-        add_special_tokens: Whether the tokenizer put its own bos and eos around it.
-        tokens: The text's tokens.
-        counts: `(num_tokens,)` how often each of them stands in the row.
+        add_special_tokens: Whether the tokenizer puts its own bos and eos around it.
+        trained_spans: The characters that are trained.
         item_spans: The characters of each item's expansion, in the order of the text.
-        item_tokens: Its tokens, with the family's delimiters.
         media: The items.
         expansions: What each became, numbered where the family does that.
     """
@@ -52,12 +50,27 @@ class RowOrigin:
     text: str
     pieces: list[Piece]
     add_special_tokens: bool
-    tokens: Encoded
-    counts: npt.NDArray[np.int64]
+    trained_spans: list[Span]
     item_spans: list[Span]
-    item_tokens: list[Span]
     media: PlannedMedia
     expansions: list[Expansion]
+
+
+@dataclass(frozen=True, slots=True)
+class RowOrigin:
+    """What a row's token ids were made of.
+
+    Attributes:
+        written: The text.
+        tokens: Its tokens.
+        counts: `(num_tokens,)` how often each of them stands in the row.
+        item_tokens: The tokens of each item's expansion, with the family's delimiters.
+    """
+
+    written: RowText
+    tokens: Encoded
+    counts: npt.NDArray[np.int64]
+    item_tokens: list[Span]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +97,6 @@ class Edit:
     start: int
     end: int
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class _PlannedRow:
-    text: str
-    pieces: list[Piece]
-    add_special_tokens: bool
-    trained_spans: list[Span]
-    item_spans: list[Span]
-    media: PlannedMedia
-    expansions: list[Expansion]
 
 
 def tokenise_rows(
@@ -125,13 +127,13 @@ def tokenise_rows(
     rows = []
     for row, tokens, name in zip(planned, encoded, row_names, strict=True):
         try:
-            rows.append(_expand_row(plugin, engine, row, tokens))
+            rows.append(_expand_row(engine, row, tokens))
         except MMDatasetsError as error:
             raise error.at(row=name) from error.__cause__
     return rows
 
 
-def _plan_row(plugin: BasePlugin, engine: Engine, conversation: Conversation) -> _PlannedRow:
+def _plan_row(plugin: BasePlugin, engine: Engine, conversation: Conversation) -> RowText:
     divided, media = plan_media(engine, conversation)
     if plugin.has_own_messages:
         rendered, special, item_spans, expansions = _place_own_messages(plugin, conversation, media)
@@ -139,7 +141,7 @@ def _plan_row(plugin: BasePlugin, engine: Engine, conversation: Conversation) ->
         rendered, special, item_spans, expansions, order = _place_expansions(plugin, engine, divided, media)
         media = media.in_order(order)
     pieces = split_marked(rendered.text)
-    return _PlannedRow(rendered.text, pieces, special, list(rendered.trained_spans), item_spans, media, expansions)
+    return RowText(rendered.text, pieces, special, list(rendered.trained_spans), item_spans, media, expansions)
 
 
 _Placed: TypeAlias = tuple[Rendered, bool, list[Span], list[Expansion]]
@@ -236,12 +238,12 @@ def _find_placeholders(engine: Engine, text: str, items: Sequence[MediaItem]) ->
     return [(match.span(), waiting[match.group()].popleft()) for match in found]
 
 
-def _expand_row(plugin: BasePlugin, engine: Engine, row: _PlannedRow, tokens: Encoded) -> TokenisedRow:
+def _expand_row(engine: Engine, row: RowText, tokens: Encoded) -> TokenisedRow:
     runs = [run for expansion in row.expansions for run in expansion.runs]
     counts = engine.run_counts(tokens.ids, runs)
     modalities = [item.modality for item in row.media.items]
     ranges = [
-        _token_range(plugin, tokens, span, modality) for span, modality in zip(row.item_spans, modalities, strict=True)
+        _token_range(engine, tokens, span, modality) for span, modality in zip(row.item_spans, modalities, strict=True)
     ]
     trained = tokens.written_in(row.trained_spans)
     for first, last in ranges:
@@ -254,25 +256,15 @@ def _expand_row(plugin: BasePlugin, engine: Engine, row: _PlannedRow, tokens: En
             row.media.plans, row.media.positions, row.expansions, ranges, strict=True
         )
     ]
-    origin = RowOrigin(
-        row.text,
-        row.pieces,
-        row.add_special_tokens,
-        tokens,
-        counts,
-        row.item_spans,
-        ranges,
-        row.media,
-        row.expansions,
-    )
+    origin = RowOrigin(row, tokens, counts, ranges)
     return TokenisedRow(np.repeat(tokens.ids, counts), np.repeat(labels, counts), media, origin)
 
 
-def _token_range(plugin: BasePlugin, tokens: Encoded, span: Span, modality: Modality) -> Span:
+def _token_range(engine: Engine, tokens: Encoded, span: Span, modality: Modality) -> Span:
     """The tokens of an expansion, with the family's delimiters where these stand beside it."""
     inside = np.flatnonzero(tokens.overlapping([span]))
     first, last = int(inside[0]), int(inside[-1]) + 1
-    before, after = plugin.engine.delimiter_ids(modality)
+    before, after = engine.delimiter_ids(modality)
     if len(before) and np.array_equal(tokens.ids[max(0, first - len(before)) : first], before):
         first -= len(before)
     if len(after) and np.array_equal(tokens.ids[last : last + len(after)], after):

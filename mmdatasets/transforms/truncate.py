@@ -10,7 +10,7 @@ import numpy as np
 
 from mmdatasets.chat.control_tokens import Piece
 from mmdatasets.chat.traced import Span
-from mmdatasets.errors import MediaProcessorError, TemplateError
+from mmdatasets.errors import MediaProcessorError
 from mmdatasets.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
@@ -83,9 +83,10 @@ def _whole_items(plugin: BasePlugin, origin: RowOrigin) -> list[Span]:
     The chunks of long audio are one item: a row refers to all of it or to none.
     """
     spans: dict[tuple[Modality, int], Span] = {}
-    names = [(item.modality, number) for item, number in zip(origin.media.items, origin.media.positions, strict=True)]
-    for name, characters, (first, last) in zip(names, origin.item_spans, origin.item_tokens, strict=True):
-        found = np.flatnonzero(origin.tokens.overlapping([_with_markup(plugin, origin.text, characters, *name)]))
+    written, media = origin.written, origin.written.media
+    names = [(item.modality, number) for item, number in zip(media.items, media.positions, strict=True)]
+    for name, characters, (first, last) in zip(names, written.item_spans, origin.item_tokens, strict=True):
+        found = np.flatnonzero(origin.tokens.overlapping([_with_markup(plugin, written.text, characters, *name)]))
         before, after = spans.get(name, (first, last))
         spans[name] = min(before, first, int(found[0])), max(after, last, int(found[-1]) + 1)
     return [spans[name] for name in names]
@@ -93,12 +94,9 @@ def _whole_items(plugin: BasePlugin, origin: RowOrigin) -> list[Span]:
 
 def _with_markup(plugin: BasePlugin, text: str, span: Span, modality: Modality, number: int) -> Span:
     """The characters of an item with what the chat template writes around it, where that stands there."""
-    engine, (start, end) = plugin.engine, span
+    start, end = span
     for index in (number, 0):
-        try:
-            before, after = engine.markup(modality, index) if engine.takes_parts(modality) else ("", "")
-        except TemplateError:  # it takes a row's items, but none by itself
-            return span
+        before, after = plugin.engine.written_around(modality, index)
         if text.endswith(before, 0, start) and text.startswith(after, end):
             return start - len(before), end + len(after)
     return span
@@ -106,7 +104,7 @@ def _with_markup(plugin: BasePlugin, text: str, span: Span, modality: Modality, 
 
 def _still_become(plugin: BasePlugin, origin: RowOrigin, num_items: int) -> bool:
     """Whether the first items of a row become the same without the others."""
-    media = origin.media
+    media = origin.written.media
     if num_items in (0, len(media.items)):
         return True
     try:
@@ -118,17 +116,17 @@ def _still_become(plugin: BasePlugin, origin: RowOrigin, num_items: int) -> bool
     if plugin.has_own_messages:
         return True
     numbered = plugin.number_expansions(plugin.engine, [item.modality for item in media.items[:num_items]], alone)
-    return numbered == origin.expansions[:num_items]
+    return numbered == origin.written.expansions[:num_items]
 
 
 def _tokenises_alike(plugin: BasePlugin, origin: RowOrigin, end: int) -> bool:
     """Whether the text of the first tokens, by itself, makes these tokens."""
     tokens = origin.tokens
-    textless = int(np.argmax(tokens.starts < tokens.ends)) if origin.add_special_tokens else 0
+    textless = int(np.argmax(tokens.starts < tokens.ends)) if origin.written.add_special_tokens else 0
     if end <= textless:
         return True
     until = int(tokens.ends[:end].max())
-    begun = [_until(piece, until) for piece in origin.pieces if piece.start < until]
+    begun = [_until(piece, until) for piece in origin.written.pieces if piece.start < until]
     again = plugin.engine.encoder.encode([begun], [False])[0].ids
     return bool(np.array_equal(again, tokens.ids[textless:end]))
 
