@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -101,22 +101,6 @@ class ModelPositions:
     def _num_axes(self) -> int:
         rope = getattr(self.config.get_text_config(), "rope_parameters", None) or {}
         return len(rope.get("mrope_section") or range(_AXES))
-
-
-def row_position_ids(positions: ModelPositions, ids: Sequence[int], inputs: Mapping[str, object]) -> torch.Tensor:
-    """The position ids of one row by itself, which is what a packed sequence needs of each of its rows.
-
-    Args:
-        positions: The model's.
-        ids: The row's token ids, without padding.
-        inputs: What the model takes beside them, of this row alone: grids, `mm_token_type_ids` `(1, length)`, ...
-
-    Returns:
-        `(axes, length)` with multimodal rotary embeddings, else `(length,)`.
-    """
-    tokens = torch.as_tensor(ids, dtype=torch.int64)[None]
-    made = positions({**inputs, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
-    return made[..., 0, :]
 
 
 def plain_position_ids(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from mmdatasets.collate.position_ids import ModelPositions
 from mmdatasets.testing.conformance import SCENARIOS, Run, Subject
 from mmdatasets.testing.oracles import ProcessorOracle
 from mmdatasets.testing.scenarios import Scenario
@@ -26,3 +31,19 @@ def packing_run(name: str, folder) -> Run:
     if "audio" in kinds and name != "gemma3n":  # whose clips depend on the longest of the batch
         rows = [rows[0], *_SCENARIOS["rows of audio"].rows, *rows[1:]]
     return Run(subject, Scenario("packing", tuple(rows)), folder, ProcessorOracle())
+
+
+def row_position_ids(positions: ModelPositions, ids: Sequence[int], inputs: Mapping[str, object]) -> torch.Tensor:
+    """The position ids of one row by itself, which is what a packed sequence needs of each of its rows.
+
+    Args:
+        positions: The model's.
+        ids: The row's token ids, without padding.
+        inputs: What the model takes beside them, of this row alone: grids, `mm_token_type_ids` `(1, length)`, ...
+
+    Returns:
+        `(axes, length)` with multimodal rotary embeddings, else `(length,)`.
+    """
+    tokens = torch.as_tensor(ids, dtype=torch.int64)[None]
+    made = positions({**inputs, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+    return made[..., 0, :]

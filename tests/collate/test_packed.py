@@ -21,13 +21,13 @@ from transformers import (
 
 from mmdatasets import auto_plugin
 from mmdatasets.collate.isolation import Isolation, isolation_of
-from mmdatasets.collate.position_ids import ModelPositions, row_position_ids
+from mmdatasets.collate.position_ids import ModelPositions
 from mmdatasets.errors import CollateError
 from mmdatasets.testing.checks.packing import compare, rows_one_by_one, train_on
 from mmdatasets.testing.inputs import model_inputs
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.models.registry import text_settings
-from tests.collate.packing_cases import SUBJECTS, packing_run
+from tests.collate.packing_cases import SUBJECTS, packing_run, row_position_ids
 
 FAMILY = "qwen2_5_vl"
 FAST = ["base", "gemma3", "qwen2_5_vl", "qwen2_audio"]

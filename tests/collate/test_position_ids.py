@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PretrainedConfig, Qwen2_5OmniConfig
 
 from mmdatasets import MediaOptions, auto_plugin
-from mmdatasets.collate.position_ids import ModelPositions, plain_position_ids, row_position_ids
+from mmdatasets.collate.position_ids import ModelPositions, plain_position_ids
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.testing.conformance import SCENARIOS, Run
 from mmdatasets.testing.inputs import model_inputs
@@ -18,6 +18,7 @@ from mmdatasets.testing.models import build_model, list_models
 from mmdatasets.testing.processors import build_processor, get_spec
 from mmdatasets.testing.subjects import generic_subjects, named_subjects
 from mmdatasets.testing.video import VideoSpec, write_video
+from tests.collate.packing_cases import row_position_ids
 
 MROPE = [
     "ernie4_5_vl",
