@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmdatasets import auto_plugin
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
+from tests.distributed.launch import leave
 
 # Parameters that no forward pass of transformers' training uses, which DDP would wait for.
 NEVER_USED = {"qwen2_5_omni": ["audio_tower.audio_bos_eos_token.weight"]}
@@ -57,7 +58,7 @@ def main() -> None:
             parameter.requires_grad = False
     wrapped = wrap(model, wrapper)
     # Each rank's loss is its share of the mean over the tokens of all; gradients are averaged over ranks.
-    trained = torch.tensor((batch["labels"][:, 1:] != -100).sum())
+    trained = (batch["labels"][:, 1:] != -100).sum()
     dist.all_reduce(trained)
     for _ in range(2):  # a second pass waits for what the first one left undone
         model.zero_grad()
@@ -66,8 +67,7 @@ def main() -> None:
     gradients = {name: full(parameter.grad) for name, parameter in model.named_parameters()}
     if rank == 0:
         torch.save(gradients, result)
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

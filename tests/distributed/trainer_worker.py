@@ -17,6 +17,7 @@ from transformers import Trainer, TrainingArguments
 from mmdatasets import MediaBudgetBatchSampler, auto_plugin
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
+from tests.distributed.launch import leave
 
 MAX_TOKENS = 150
 
@@ -65,6 +66,7 @@ def main() -> None:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     report = {"seen": seen, "losses": losses, "steps": trainer.state.global_step}
     Path(output, f"rank{arguments.process_index}.json").write_text(json.dumps(report), encoding="utf-8")
+    leave()
 
 
 if __name__ == "__main__":
