@@ -14,6 +14,7 @@ from mmdatasets.testing.audio import write_audio
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.video import VideoSpec, write_video
 
+NUM_BATCHES = 10_000
 SETTLED = 1_500  # caches are full, allocators have what they need
 ALLOWED_MIB = 16
 
@@ -39,7 +40,7 @@ def audible(folder, image_file):
     ]
     clip = write_video(folder / "a.mp4", VideoSpec(num_frames=6, width=64, height=48, audio_codec="aac"))
     columns = {"messages": [chat("<audio>")] * 3, "audios": [[sounds[0]], [sounds[1]], [str(clip)]]}
-    return "qwen2_audio", columns
+    return "phi4_multimodal", columns  # whose spectrograms cost least
 
 
 def rss_mib(pid: int) -> float:
@@ -53,21 +54,21 @@ def num_files(pid: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("kind", "num_batches"), [(visual, 10_000), (audible, 4_000)])
-def test_nothing_leaks(kind, num_batches, tmp_path, image_file) -> None:
+@pytest.mark.parametrize("kind", [visual, audible])
+def test_nothing_leaks(kind, tmp_path, image_file) -> None:
     family, columns = kind(tmp_path, image_file)
     plugin = auto_plugin(build_processor(family), options=MediaOptions())
     mapped = plugin.transform(columns)
     rows = [{name: column[index] for name, column in mapped.items()} for index in range(len(columns["messages"]))]
-    order = [[index % len(rows)] for index in range(num_batches)]
+    order = [[index % len(rows)] for index in range(NUM_BATCHES)]
     loader = DataLoader(rows, batch_sampler=order, collate_fn=plugin.collator(), num_workers=2, timeout=120)
     batches = iter(loader)
     pids = [os.getpid(), *(worker.pid for worker in batches._workers)]
     seen = []
     for number, _ in enumerate(batches, start=1):
-        if number >= SETTLED and number % 500 == 0 and number < num_batches:  # workers end with the last one
+        if number >= SETTLED and number % 500 == 0 and number < NUM_BATCHES:  # workers end with the last one
             seen.append({pid: (rss_mib(pid), num_files(pid)) for pid in pids})
-    assert number == num_batches
+    assert number == NUM_BATCHES
     for pid in pids:
         memory = [moment[pid][0] for moment in seen]
         files = [moment[pid][1] for moment in seen]
