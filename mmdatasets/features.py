@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, TypedDict
 
-from datasets import Audio, Features, Image, List, Value, Video
+from datasets import Audio, ClassLabel, Features, Image, List, Value, Video
 
 from mmdatasets.types import FramePlan, MediaPlan, Modality
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever the meaning or type of a column changes; part of every plugin's fingerprint."""
 
 INPUT_IDS = "input_ids"
@@ -26,6 +26,9 @@ IMAGES = "images"
 VIDEOS = "videos"
 VIDEO_FRAMES = "video_frames"
 AUDIOS = "audios"
+MADE_BY = "made_by"
+"""Says of every row which plugin made it: the column's type has one label, whose `id` describes the plugin."""
+
 SEQUENCE_LENGTHS = "sequence_lengths"
 """Tokens of each sequence that a packed row is made of, in order."""
 
@@ -220,6 +223,7 @@ def tokenised_features(
     tokens: Mapping[str, List | Value] | None = None,
     *,
     fitted: bool = False,
+    made_by: ClassLabel | None = None,
 ) -> Features:
     """Features of the rows that a plugin's transform returns.
 
@@ -229,6 +233,7 @@ def tokenised_features(
         replaced: Columns of `source` that the transform consumes.
         tokens: The columns of token ids; those of `token_features` when `None`.
         fitted: Whether a column says what became of each row that was to fit into a length.
+        made_by: The type of the column that says what made the rows; none when `None`.
 
     Returns:
         The features, the transform's own columns last.
@@ -239,6 +244,7 @@ def tokenised_features(
         MEDIA_INFO: media_info_feature(),
         **({FIT: fit_feature()} if fitted else {}),
         **media_columns(modalities),
+        **({} if made_by is None else {MADE_BY: made_by}),
     }
     gone = set(replaced) | set(own)
     kept = {name: feature for name, feature in (source or {}).items() if name not in gone}

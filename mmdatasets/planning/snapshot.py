@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import pickle
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ _VOLATILE_KEYS = frozenset(
 )
 # The tokenizer keeps the padding and truncation of its last call.
 _CALL_STATE = ("truncation", "padding")
+_HUB_NAME = re.compile(r"[\w.\-]+/[\w.\-]+")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class ProcessorSnapshot:
         files: File name -> content, made canonical. Empty for classes that cannot be saved, which are pickled.
         pickled: The pickled processor where there are no files, else empty.
         digest: Hexadecimal digest of all of the above: equal digests mean equal processors.
+        name: The name under which a hub keeps it, if it was loaded by one.
     """
 
     module: str
@@ -45,6 +48,7 @@ class ProcessorSnapshot:
     files: dict[str, bytes]
     pickled: bytes
     digest: str
+    name: str | None = None
 
     @classmethod
     def of(cls, processor: ProcessorMixin | PreTrainedTokenizerBase) -> ProcessorSnapshot:
@@ -67,7 +71,7 @@ class ProcessorSnapshot:
             digest.update(f"\0{name}\0{len(content)}\0".encode())
             digest.update(content)
         digest.update(pickled)
-        return cls(kind.__module__, kind.__qualname__, files, pickled, digest.hexdigest())
+        return cls(kind.__module__, kind.__qualname__, files, pickled, digest.hexdigest(), _hub_name(processor))
 
     def restore(self) -> ProcessorMixin | PreTrainedTokenizerBase:
         """Rebuilds the processor.
@@ -98,6 +102,14 @@ class ProcessorSnapshot:
                 f"{self.qualname} cannot be sent to another process: after save_pretrained and from_pretrained it "
                 f"differs in {', '.join(differing)}. Use a processor that survives that round trip, or one process."
             )
+
+
+def _hub_name(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str | None:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    name = getattr(tokenizer, "name_or_path", None)
+    if not isinstance(name, str) or not _HUB_NAME.fullmatch(name) or Path(name).exists():
+        return None
+    return name
 
 
 def _importable(kind: type) -> bool:

@@ -26,6 +26,7 @@ from mmdatasets.plugins.fitting import Fitting
 from mmdatasets.plugins.hooks import FamilyHooks
 from mmdatasets.plugins.pickling import canonical
 from mmdatasets.plugins.preferences import PreferenceStages
+from mmdatasets.plugins.record import Recorded
 from mmdatasets.plugins.stage_inputs import options_of
 from mmdatasets.plugins.training import Training
 from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, row_names, store_media, write_batch
@@ -45,7 +46,7 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(Training, FamilyHooks, PreferenceStages, Fitting):
+class BasePlugin(Training, FamilyHooks, PreferenceStages, Recorded, Fitting):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
@@ -273,7 +274,7 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages, Fitting):
         if self.max_length is not None:
             return write_fitted(self, reader, self.fit(conversations, names), stored, taken, replaced, names)
         rows = tokenise_rows(self, conversations, names)
-        return write_batch(reader, rows, stored, taken, replaced)
+        return write_batch(reader, rows, stored, taken, replaced, self.made_by)
 
     def normalise(self, messages: object, media: MediaColumns, engine: Engine | None = None) -> Conversation:
         """A row's chat as the templates take it, with its media; see `mmdatasets.chat.formats.normalise`."""
@@ -325,7 +326,8 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages, Fitting):
         booleans = [name for name, feature in (source or {}).items() if feature == Value("bool")]
         consumed = self._layout_among(names, booleans).consumed(names) if source else ()
         replaced = [*consumed, *(columns[modality] for modality in self.modalities)]
-        return tokenised_features(self.modalities, source, replaced, fitted=self.max_length is not None)
+        fitted = self.max_length is not None
+        return tokenised_features(self.modalities, source, replaced, fitted=fitted, made_by=self.made_by)
 
     # ------------------------------------------------------------------------------------------------ machinery
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Audio, Features, Image, LargeList, List, Value, Video
+from datasets import Audio, ClassLabel, Features, Image, LargeList, List, Value, Video
 from datasets.formatting.formatting import LazyBatch
 
 from mmdatasets.errors import ConversationError, MediaReferenceError
@@ -21,6 +21,7 @@ from mmdatasets.features import (
     INPUT_IDS,
     LABELS,
     LENGTH,
+    MADE_BY,
     MEDIA_COLUMNS,
     MEDIA_INFO,
     VIDEO_FRAMES,
@@ -241,7 +242,7 @@ def check_columns(
     Raises:
         ConversationError: If it would.
     """
-    own = {*tokens, LENGTH, MEDIA_INFO, *media_columns(modalities)}
+    own = {*tokens, LENGTH, MEDIA_INFO, MADE_BY, *media_columns(modalities)}
     own |= {FIT} if fitted else set()
     lost = sorted((set(reader.column_names) & own) - set(replaced))
     if lost:
@@ -256,6 +257,7 @@ def write_batch(
     media: Sequence[StoredColumns],
     sources: Mapping[Modality, str],
     replaced: Sequence[str],
+    made_by: ClassLabel,
 ) -> pa.Table | dict[str, list[object]]:
     """The result of a transform for supervised fine-tuning, see `write_columns`.
 
@@ -265,8 +267,9 @@ def write_batch(
         media: The media columns of each row, from `store_media`.
         sources: The column that each modality came from; one for each that the model takes.
         replaced: Columns of the batch that the transform consumes.
+        made_by: The type of the column that says what made the rows.
     """
-    return write_columns(reader, row_columns(rows), media, sources, replaced, token_features())
+    return write_columns(reader, row_columns(rows), media, sources, replaced, token_features(), made_by)
 
 
 def row_columns(rows: Sequence[TokenisedRow]) -> OwnColumns:
@@ -286,6 +289,7 @@ def write_columns(
     sources: Mapping[Modality, str],
     replaced: Sequence[str],
     tokens: Mapping[str, List | Value],
+    made_by: ClassLabel,
 ) -> pa.Table | dict[str, list[object]]:
     """A transform's result in the form that the batch came in.
 
@@ -300,18 +304,21 @@ def write_columns(
         sources: The column that each modality came from; one for each that the result has.
         replaced: Columns of the batch that the transform consumes.
         tokens: The types of the columns of token ids.
+        made_by: The type of the column that says what made the rows.
     """
+    own = {**own, MADE_BY: [0] * len(media)}
     table = reader.table
     media_names = list(media_columns(sources))
     if table is None:
         gone = {*replaced, *own, *media_names} if FIT in own else set(reader.column_names)
         return {
             **{name: list(reader.batch[name]) for name in reader.column_names if name not in gone},
-            **{name: list(map(_as_list, values)) for name, values in own.items()},
+            **{name: list(map(_as_list, values)) for name, values in own.items() if name != MADE_BY},
             **{name: [row[name] for row in media] for name in media_names},
+            MADE_BY: list(own[MADE_BY]),
         }
     source = Features.from_arrow_schema(table.schema)
-    features = tokenised_features(sources, source, replaced, tokens, fitted=FIT in own)
+    features = tokenised_features(sources, source, replaced, tokens, fitted=FIT in own, made_by=made_by)
     schema = features.arrow_schema
     arrays = {name: _as_array(values, schema.field(name).type) for name, values in own.items()}
     origins = {MEDIA_COLUMNS[modality]: column for modality, column in sources.items()}

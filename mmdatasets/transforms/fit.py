@@ -177,7 +177,7 @@ def write_fitted(
     own = {**row_columns(rows), FIT: [fitted[index].record for index in kept]}
     if len(kept) < len(fitted):
         reader = reader.select(kept)
-    return write_columns(reader, own, stored, sources, replaced, token_features())
+    return write_columns(reader, own, stored, sources, replaced, token_features(), plugin.made_by)
 
 
 def report_rows(plugin: BasePlugin, fitted: Sequence[Fitted], names: Sequence[int | str]) -> None:

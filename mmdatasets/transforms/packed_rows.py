@@ -14,6 +14,7 @@ from mmdatasets.features import (
     INPUT_IDS,
     LABELS,
     LENGTH,
+    MADE_BY,
     MEDIA_COLUMNS,
     MEDIA_INFO,
     SEQUENCE_LENGTHS,
@@ -44,7 +45,7 @@ def packed_features(source: Features) -> Features:
             f"no {missing[0]!r} among the columns ({', '.join(source)}): pack a dataset that was mapped with "
             "plugin.transform"
         )
-    kept = {name: feature for name, feature in source.items() if name in (*_LISTS, LENGTH)}
+    kept = {name: feature for name, feature in source.items() if name in (*_LISTS, LENGTH, MADE_BY)}
     return Features({**kept, SEQUENCE_LENGTHS: List(Value("int32"))})
 
 
@@ -72,9 +73,11 @@ def concatenate_rows(table: pa.Table, rows: IntArray, starts: IntArray, names: S
     own = _own_sequences(table, tokens)
     if MEDIA_INFO in columns:
         columns[MEDIA_INFO] = _shifted(columns, _within(tokens, starts), starts, named)
-    made = {name: _regrouped(column, starts) for name, column in columns.items() if name != LENGTH}
+    made = {name: _regrouped(column, starts) for name, column in columns.items() if name not in (LENGTH, MADE_BY)}
     made[LENGTH] = pa.array(np.add.reduceat(tokens, starts[:-1]) if len(tokens) else tokens)
     made[SEQUENCE_LENGTHS] = _regrouped(own, starts)
+    if MADE_BY in columns:
+        made[MADE_BY] = columns[MADE_BY].take(pa.array(starts[:-1]))
     schema = features.arrow_schema
     arrays = [made[field.name].cast(field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)

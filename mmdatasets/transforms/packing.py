@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Value
 from datasets.fingerprint import Hasher
 
-from mmdatasets.features import INPUT_IDS, LENGTH, MEDIA_INFO, SCHEMA_VERSION, SEQUENCE_LENGTHS, tokenised_features
+from mmdatasets.features import (
+    INPUT_IDS,
+    LENGTH,
+    MADE_BY,
+    MEDIA_INFO,
+    SCHEMA_VERSION,
+    SEQUENCE_LENGTHS,
+    tokenised_features,
+)
 from mmdatasets.transforms.batches import Batch, BatchReader, row_names
 from mmdatasets.transforms.bins import STRATEGIES, PackingPlan, Strategy, plan_bins
 from mmdatasets.transforms.packed_rows import concatenate_rows, packed_features
@@ -178,6 +186,7 @@ def _as_table(reader: BatchReader) -> pa.Table:
     names = reader.column_names
     types = tokenised_features(MODALITIES)
     types[SEQUENCE_LENGTHS] = types[INPUT_IDS]
+    types[MADE_BY] = Value("int64")
     schema = Features({name: feature for name, feature in types.items() if name in names}).arrow_schema
     columns = {field.name: pa.array(list(reader.batch[field.name]), field.type) for field in schema}
     return pa.Table.from_pydict(columns, schema=schema)

@@ -69,10 +69,11 @@ def preference_features(plugin: BasePlugin, source: Features | None) -> Features
     fitted = _fits(plugin)
     if source is None:
         taken: Collection[Modality] = _result_modalities(plugin)
-        return tokenised_features(taken, tokens=preference_token_features(paired=True), fitted=fitted)
+        tokens = preference_token_features(paired=True)
+        return tokenised_features(taken, tokens=tokens, fitted=fitted, made_by=plugin.made_by)
     found = _columns_of(plugin, list(source))
     tokens = preference_token_features(paired=found.layout.is_paired)
-    return tokenised_features(found.taken, source, found.replaced, tokens, fitted=fitted)
+    return tokenised_features(found.taken, source, found.replaced, tokens, fitted=fitted, made_by=plugin.made_by)
 
 
 def transform_preferences(
@@ -115,7 +116,7 @@ def transform_preferences(
         rows, names = [rows[index] for index in kept], [names[index] for index in kept]
         reader, said = reader.select(kept), {FIT: [fitted[index].record for index in kept]}
     result = _paired_columns(made) if layout.is_paired else _unpaired_columns(made, layout, rows, names)
-    return write_columns(reader, {**result, **said}, stored, found.taken, found.replaced, tokens)
+    return write_columns(reader, {**result, **said}, stored, found.taken, found.replaced, tokens, plugin.made_by)
 
 
 def _fits(plugin: BasePlugin) -> bool:
