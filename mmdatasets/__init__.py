@@ -9,6 +9,7 @@ from mmdatasets._version import __version__
 
 if TYPE_CHECKING:
     from mmdatasets.collate.sampler import MediaBudgetBatchSampler
+    from mmdatasets.integrations.hub import load_collator, load_plugin, push_to_hub
     from mmdatasets.options import MediaOptions, ShrinkFloor
     from mmdatasets.plugins.registry import auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
 
@@ -20,6 +21,9 @@ _EXPORTS = {
     "auto_plugin": "mmdatasets.plugins.registry",
     "get_mm_plugin": "mmdatasets.plugins.registry",
     "list_mm_plugins": "mmdatasets.plugins.registry",
+    "load_collator": "mmdatasets.integrations.hub",
+    "load_plugin": "mmdatasets.integrations.hub",
+    "push_to_hub": "mmdatasets.integrations.hub",
     "register_mm_plugin": "mmdatasets.plugins.registry",
 }
 
@@ -31,6 +35,9 @@ __all__ = [
     "auto_plugin",
     "get_mm_plugin",
     "list_mm_plugins",
+    "load_collator",
+    "load_plugin",
+    "push_to_hub",
     "register_mm_plugin",
 ]
 

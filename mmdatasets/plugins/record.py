@@ -116,11 +116,11 @@ class PluginRecord:
         return ClassLabel(names=[self.label], id=self.to_json())
 
     def plugin_fields(self) -> dict[str, object]:
-        """What a plugin with these settings is made of, the processor aside."""
+        """What a plugin with these settings is made of, the processor and the options aside."""
         settings = {name: tuple(value) if isinstance(value, list) else value for name, value in self.settings.items()}
         if "shrink_floor" in settings:
             settings["shrink_floor"] = ShrinkFloor(**cast("dict[str, int]", settings["shrink_floor"]))
-        return {**settings, "options": MediaOptions(**self.options)}  # type: ignore[arg-type]
+        return settings
 
     def check_processor(self, snapshot: ProcessorSnapshot) -> None:
         """Checks that a processor is the one that the rows were made with.
@@ -183,7 +183,7 @@ def _changed_fields(value: BasePlugin | MediaOptions) -> Iterator[tuple[str, obj
         made = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
         if current != made:
             is_record = dataclasses.is_dataclass(current) and not isinstance(current, type)
-            yield item.name, dataclasses.asdict(current) if is_record else current  # type: ignore[call-overload]
+            yield item.name, dataclasses.asdict(current) if is_record else current
 
 
 def _is_text(value: object) -> bool:
@@ -201,4 +201,3 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
-
