@@ -52,7 +52,7 @@ def test_types_do_not_depend_on_which_rows_come_first(plugin, image_file) -> Non
         )
         for features in (None, plugin.features(dataset.features)):
             mapped = dataset.map(plugin.transform, batched=True, batch_size=1, features=features)
-            own = ["input_ids", "labels", "length", "media_info", "images", "videos", "video_frames"]
+            own = ["input_ids", "labels", "length", "media_info", "images", "videos", "video_frames", "made_by"]
             assert mapped.column_names == ["id", *own]
             expected = plugin.features(dataset.features)
             if features is None:  # datasets keeps the source's own feature where the Arrow types are the same
