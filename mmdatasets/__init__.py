@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmdatasets.integrations.hub import load_collator, load_plugin, push_to_hub
     from mmdatasets.options import MediaOptions, ShrinkFloor
     from mmdatasets.plugins.registry import auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
+    from mmdatasets.shards.preprocess import preprocess
 
 # Public name -> module. Resolved at first use, so that importing the package loads neither torch nor transformers.
 _EXPORTS = {
@@ -23,6 +24,7 @@ _EXPORTS = {
     "list_mm_plugins": "mmdatasets.plugins.registry",
     "load_collator": "mmdatasets.integrations.hub",
     "load_plugin": "mmdatasets.integrations.hub",
+    "preprocess": "mmdatasets.shards.preprocess",
     "push_to_hub": "mmdatasets.integrations.hub",
     "register_mm_plugin": "mmdatasets.plugins.registry",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "list_mm_plugins",
     "load_collator",
     "load_plugin",
+    "preprocess",
     "push_to_hub",
     "register_mm_plugin",
 ]
