@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
-from datasets.table import embed_table_storage
 
 from mmdatasets._version import __version__
 from mmdatasets.errors import MMDatasetsError
@@ -20,6 +19,7 @@ from mmdatasets.features import CHOSEN_IDS, LABEL, LENGTH, MADE_BY, MEDIA_COLUMN
 from mmdatasets.options import MediaOptions
 from mmdatasets.plugins.record import PluginRecord
 from mmdatasets.plugins.registry import get_mm_plugin
+from mmdatasets.shards.embed import embed_media
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -169,32 +169,38 @@ def push_to_hub(
     return commit
 
 
-def embed_media_files(dataset: _Rows) -> _Rows:
-    """Puts local media files into the rows that refer to them, in place of their paths; URLs stay.
+def embed_media_files(dataset: _Rows, options: MediaOptions | None = None) -> _Rows:
+    """Puts media files into the rows that refer to them, in place of their paths.
 
     `push_to_hub` of `datasets` does this for columns of single files alone: lists of them keep their paths.
 
     Args:
         dataset: The mapped dataset, or several splits.
+        options: Say which references may be opened; the defaults when `None`, which refuse `http(s)`.
 
     Returns:
         The dataset, which `datasets` keeps in its cache as it does after `map`.
 
     Raises:
-        FileNotFoundError: If a file is not there.
+        MediaError: If a file cannot be read. Names row, column and index.
     """
     if isinstance(dataset, DatasetDict):
-        return DatasetDict({name: embed_media_files(split) for name, split in dataset.items()})
+        return DatasetDict({name: embed_media_files(split, options) for name, split in dataset.items()})
     embedded: Dataset = dataset.with_format("arrow").map(
-        embed_table_storage,
+        _embed,
+        with_indices=True,
         batched=True,
         batch_size=_EMBED_BATCH,
         writer_batch_size=_EMBED_BATCH,
-        fn_kwargs={"remote_files": False},
+        fn_kwargs={"options": options or MediaOptions()},
         features=dataset.features,
         desc="Embedding media",
     )
     return embedded.with_format(**dataset.format)
+
+
+def _embed(table: pa.Table, indices: list[int], options: MediaOptions) -> pa.Table:
+    return pa.concat_tables(embed_media(table, indices, options))
 
 
 def dataset_card(dataset: Dataset | DatasetDict, repo_id: str = "user/name") -> str:
