@@ -53,7 +53,7 @@ def expected(mapped, rows):
             if name != "media_info":
                 packed[name] += row[name]
         lengths.append(row["length"])
-    return {**packed, "length": sum(lengths), "sequence_lengths": lengths}
+    return {**packed, "length": sum(lengths), "sequence_lengths": lengths, "made_by": 0}
 
 
 def packer_for(mapped, **settings):

@@ -85,7 +85,7 @@ def test_plain_text_in_a_dataset(plugin, image_file) -> None:
         {"text": "literally <image>", "images": [], "url": "c"},
     ]
     found = mapped(plugin, rows)
-    assert found.column_names == ["url", *OWN, "images", "videos", "video_frames"]
+    assert found.column_names == ["url", *OWN, "images", "videos", "video_frames", "made_by"]
     decode = plugin.processor.tokenizer.decode
     assert decode(found[0]["input_ids"]) == "No image.<|im_end|>"
     assert found[0]["labels"] == found[0]["input_ids"]
