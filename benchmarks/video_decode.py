@@ -134,8 +134,8 @@ def memory_of(name: str, other: str, path: str, count: int) -> int:
     return found
 
 
-def memory_table(folder: Path, gops: Sequence[int], counts: Sequence[int], seconds: int) -> None:
-    """Prints the memory of each contestant, the least of three processes."""
+def memory_table(folder: Path, gops: Sequence[int], counts: Sequence[int], seconds: int, repeats: int) -> None:
+    """Prints the memory of each contestant, the least of as many processes as there are repetitions."""
     other = write_video(folder / "other.mp4", 2, 320, 240)
     for gop in gops:
         path = write_video(folder / f"memory_{gop}.mp4", seconds, WIDTH, HEIGHT, gop)
@@ -144,7 +144,7 @@ def memory_table(folder: Path, gops: Sequence[int], counts: Sequence[int], secon
             size = count * WIDTH * HEIGHT * 3
             case = f"{count} frames, GOP {gop}, {size / 1e6:.0f} MB"
             for name in names if count else [DECODER]:
-                taken = min(memory_of(name, other, path, count) for _ in range(3))
+                taken = min(memory_of(name, other, path, count) for _ in range(repeats))
                 ratio = f"{taken / size:.2f}x" if size else ""
                 print(f"{case:34} {name:16} {(taken - size) / 1e6:6.1f} MB {ratio}", flush=True)
 
@@ -185,7 +185,7 @@ def main() -> None:
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         if args.memory:
-            memory_table(Path(folder), args.gops, args.counts, args.seconds)
+            memory_table(Path(folder), args.gops, args.counts, args.seconds, args.repeats)
             return
         for gop in args.gops:
             path = write_video(Path(folder) / f"{gop}.mp4", args.seconds, WIDTH, HEIGHT, gop)
