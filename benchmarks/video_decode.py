@@ -6,12 +6,16 @@
   decode_frames    mmdatasets.media.video.decode_frames
 
 The frames are spread evenly over a 60 s H.264 video of 1280x720 pixels and 30 frames a second, with a keyframe every
-12 or 250 frames. All contestants decode with one thread, and give the same pixels, which is checked. Memory is what
-the peak of a fresh process grows by when it decodes, in multiples of the frames' own size.
+12 or 250 frames. All contestants decode with one thread, and give the same pixels, which is checked.
+
+Memory is what the peak of a process is above what it holds before it decodes, when it has decoded another, small video
+already. It is given in MB beyond the size of the frames, and in multiples of that; "decoder alone" keeps no frame.
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import re
 import subprocess
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     Frames = npt.NDArray[np.uint8]
 
 SECONDS, WIDTH, HEIGHT, RATE = 60, 1280, 720, 30
+DECODER = "decoder alone"
 COUNTS, GOPS = (8, 16, 64, 128), (12, 250)
 
 
@@ -72,12 +77,22 @@ def by_ours(path: str, indices: Sequence[int]) -> Frames:
     return frames
 
 
+def by_nothing(path: str, indices: Sequence[int]) -> None:
+    """Decodes a few seconds in sequence and keeps no frame: what the decoder itself takes."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        for _ in itertools.islice(container.decode(stream), 3 * RATE):
+            pass
+
+
 CONTESTANTS: dict[str, Callable[[str, Sequence[int]], Frames]] = {
     "sequential PyAV": by_sequential_pyav,
     "torchcodec": by_torchcodec,
     "decord": by_decord,
     "decode_frames": by_ours,
 }
+MEASURED: dict[str, Callable[[str, Sequence[int]], object]] = {DECODER: by_nothing, **CONTESTANTS}
 
 
 def usable(path: str) -> list[str]:
@@ -93,25 +108,45 @@ def usable(path: str) -> list[str]:
     return names
 
 
-def peak_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
+def status_bytes(name: str) -> int:
+    found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise RuntimeError(f"the system does not tell {name}")
+    return int(found[1]) * 1024
 
 
-def print_memory(name: str, path: str, count: int) -> None:
-    """Run in a fresh process: prints what decoding adds to the peak, over the size of the frames."""
+def print_memory(name: str, other: str, path: str, count: int) -> None:
+    """Run in a fresh process: prints what decoding adds to the memory of a process that has decoded before."""
+    decode = MEASURED[name]
+    decode(other, spread(2, other))
     indices = spread(count, path)
-    CONTESTANTS[name](path, indices[:1])
-    before = peak_bytes()
-    frames = CONTESTANTS[name](path, indices)
-    print(json.dumps((peak_bytes() - before) / frames.nbytes))
+    gc.collect()
+    before = status_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    frames = decode(path, indices)
+    print(json.dumps(status_bytes("VmHWM") - before))
+    del frames
 
 
-def memory_of(name: str, path: str, count: int) -> float:
-    command = [sys.executable, __file__, "--memory-of", name, path, str(count)]
-    ratio: float = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-    return ratio
+def memory_of(name: str, other: str, path: str, count: int) -> int:
+    command = [sys.executable, __file__, "--memory-of", name, other, path, str(count)]
+    found: int = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    return found
+
+
+def memory_table(folder: Path, gops: Sequence[int], counts: Sequence[int], seconds: int, repeats: int) -> None:
+    """Prints the memory of each contestant, the least of as many processes as there are repetitions."""
+    other = write_video(folder / "other.mp4", 2, 320, 240)
+    for gop in gops:
+        path = write_video(folder / f"memory_{gop}.mp4", seconds, WIDTH, HEIGHT, gop)
+        names = usable(path)
+        for count in [0, *counts]:
+            size = count * WIDTH * HEIGHT * 3
+            case = f"{count} frames, GOP {gop}, {size / 1e6:.0f} MB"
+            for name in names if count else [DECODER]:
+                taken = min(memory_of(name, other, path, count) for _ in range(repeats))
+                ratio = f"{taken / size:.2f}x" if size else ""
+                print(f"{case:34} {name:16} {(taken - size) / 1e6:6.1f} MB {ratio}", flush=True)
 
 
 def spread(count: int, path: str) -> list[int]:
@@ -140,26 +175,24 @@ def main() -> None:
     options.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="frames (default: %(default)s)")
     options.add_argument("--gops", nargs="+", type=int, default=GOPS, help="keyframe distances (default: %(default)s)")
     options.add_argument("--seconds", type=int, default=SECONDS, help="length of the video (default: %(default)s)")
-    options.add_argument("--memory-of", nargs=3, metavar=("CONTESTANT", "PATH", "COUNT"), help="print memory alone")
+    options.add_argument("--memory", action="store_true", help="measure memory, not time")
+    options.add_argument("--memory-of", nargs=4, metavar=("WHO", "OTHER", "PATH", "COUNT"), help="print one alone")
     args = options.parse_args()
     if args.memory_of:
-        name, path, count = args.memory_of
-        print_memory(name, path, int(count))
+        name, other, path, count = args.memory_of
+        print_memory(name, other, path, int(count))
         return
     results: list[Result] = []
-    memory: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
+        if args.memory:
+            memory_table(Path(folder), args.gops, args.counts, args.seconds, args.repeats)
+            return
         for gop in args.gops:
             path = write_video(Path(folder) / f"{gop}.mp4", args.seconds, WIDTH, HEIGHT, gop)
             names = usable(path)
             for count in args.counts:
                 results += measure(path, count, gop, names, args.repeats)
-            count = max(args.counts)
-            ratios = ", ".join(f"{name} {memory_of(name, path, count):.2f}" for name in names)
-            memory.append(f"peak memory over the size of {count} frames, GOP {gop}: {ratios}")
     report(results, "frame", as_json=args.json)
-    if not args.json:
-        print("\n".join(memory))
 
 
 if __name__ == "__main__":

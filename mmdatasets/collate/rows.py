@@ -13,7 +13,7 @@ from mmdatasets.errors import CollateError
 from mmdatasets.features import MEDIA_INFO, plan_of
 from mmdatasets.media.clip import is_frame_list
 from mmdatasets.options import PixelBudget
-from mmdatasets.planning.sound import SOUND_RANGE
+from mmdatasets.planning.sampling import PLANNED
 from mmdatasets.transforms.batches import stored_items
 from mmdatasets.types import MODALITIES, Expansion, MediaItem, Modality, VideoShape
 
@@ -208,16 +208,13 @@ def _of_these_frames(reference: MediaReference, plan: MediaPlan | None) -> Media
     """A reference to a mapped row's video as one to the frames that were planned."""
     if plan is None or plan.frames is None:
         return reference
-    chosen: dict[str, object] = {"indices": list(plan.frames.indices), "start": plan.start_s, "end": plan.end_s}
-    if plan.num_samples is not None:
-        chosen[SOUND_RANGE] = (plan.start_s, plan.end_s)
+    chosen: dict[str, object] = {"indices": list(plan.frames.indices), PLANNED: plan}
     if isinstance(reference, Mapping):
         return {**reference, **chosen}
     if not is_frame_list(reference):
         return {"path": reference, **chosen}
-    if plan.fps is None:
-        return {"frames": reference, "indices": chosen["indices"]}
-    return {"frames": reference, "fps": plan.fps, **chosen}
+    frames: dict[str, object] = {"frames": reference, **chosen}
+    return frames if plan.fps is None else {**frames, "fps": plan.fps}
 
 
 def as_reference(item: MediaInput, sampling_rate: int) -> MediaReference:

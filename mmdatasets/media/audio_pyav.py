@@ -13,7 +13,7 @@ from av.audio.fifo import AudioFifo
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
-from mmdatasets.media.audio_scan import count_samples, seek_near
+from mmdatasets.media.audio_scan import count_samples, decode_frames, seek_near
 from mmdatasets.media.container import describe_media, open_container, reason_of
 from mmdatasets.media.waveform import to_mono
 
@@ -57,14 +57,12 @@ class PyAVReader:
         begin: int | None = None  # position of the first sample that is gathered
         with self.opened(file, source) as (container, stream):
             origin = seek_near(container, stream, start_s)
-            for frame in container.decode(stream):
+            for frame in decode_frames(container, stream):
                 if first is None:
                     first = frame
                     start, end = sample_bounds(first.sample_rate, start_s, end_s)
                     position = 0 if origin is None or first.pts is None else first.pts - origin
-                    rate, num_channels = first.sample_rate, first.layout.nb_channels
-                if frame.sample_rate != rate or frame.layout.nb_channels != num_channels:
-                    raise _changes(first, frame, source)
+                    rate = first.sample_rate
                 if end is not None and position >= end:
                     break
                 count = frame.samples
@@ -91,6 +89,8 @@ class PyAVReader:
             stream = best_audio(container, source)
             try:
                 yield container, stream
+            except MediaError as error:
+                raise error.at(source=source) from error.__cause__
             except av.FFmpegError as error:
                 raise MediaDecodeError(
                     f"the audio is cut off or damaged: {reason_of(error)} ({container.format.name}, "
@@ -175,14 +175,6 @@ class _Gatherer:
         block = self._waiting.read()
         if block is not None:
             self._pieces.append(to_mono(_to_float(block)))
-
-
-def _changes(first: AudioFrame, frame: AudioFrame, source: str) -> MediaDecodeError:
-    return MediaDecodeError(
-        f"the audio changes from {first.layout.nb_channels} channels at {first.sample_rate} Hz to "
-        f"{frame.layout.nb_channels} at {frame.sample_rate} Hz, {frame.time or 0:.2f} s from its start; convert it",
-        source=source,
-    )
 
 
 def _to_float(frame: AudioFrame) -> Waveform:

@@ -9,6 +9,10 @@ from collections import deque
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import av
+
+from mmdatasets.errors import MediaDecodeError
+from mmdatasets.media.mp3 import frame_format, id3_length
 from mmdatasets.types import AudioInfo
 
 if TYPE_CHECKING:
@@ -19,11 +23,55 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
+    CountSamples = Callable[[Packet[AudioStream]], int]
+
 # Codecs of which every packet gives as many samples as any other, but for what is cut at the start and the end.
 _FIXED_FRAMES = ("aac", "ac3", "eac3", "mp2", "mp2float", "mp3", "mp3float")
+_MP3 = ("mp3", "mp3float")
 _UNTOUCHED_END = 3  # packets at the end that are decoded: what is cut there, and damage, shows in their frames
 _SEEK_FROM_S = 2.0
 _RUN_UP_S = 0.5  # decoded before the point sought: decoders overlap frames, and some remember more than one
+
+
+def decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    """Decodes a stream from where its container stands.
+
+    Yields:
+        Frames of one rate and number of channels.
+
+    Raises:
+        MediaDecodeError: Either of them changes.
+    """
+    first: AudioFrame | None = None
+    for packet in container.demux(stream):
+        for frame in _decode(packet):
+            first = first or frame
+            _check_alike(first, frame)
+            yield frame
+
+
+def _decode(packet: Packet[AudioStream]) -> list[AudioFrame]:
+    """The frames of a packet.
+
+    Where MP3 files are joined, FFmpeg gives the tag that the later one begins with and its first frame in one packet,
+    which its own decoder then refuses.
+    """
+    context = packet.stream.codec_context
+    tag = id3_length(bytes(memoryview(packet)[:10])) if packet.size and context.name in _MP3 else 0
+    if not 0 < tag < packet.size:
+        return packet.decode()
+    rest = av.Packet(bytes(packet)[tag:])
+    rest.time_base, rest.pts, rest.dts = packet.time_base, packet.pts, packet.dts
+    return context.decode(rest)
+
+
+def _check_alike(first: AudioFrame, frame: AudioFrame) -> None:
+    rate, num_channels = first.sample_rate, first.layout.nb_channels
+    if frame.sample_rate != rate or frame.layout.nb_channels != num_channels:
+        raise MediaDecodeError(
+            f"the audio changes from {num_channels} channels at {rate} Hz to {frame.layout.nb_channels} at "
+            f"{frame.sample_rate} Hz, {frame.time or 0:.2f} s from its start; convert it"
+        )
 
 
 def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo | None:
@@ -31,24 +79,39 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
 
     Where every packet gives a known number of samples, only the first few and the last few are decoded: the former
     show the true rate and channels (the header of HE-AAC states half of either), and both what is cut off as padding.
-    Anything else is decoded.
+    Of MP3, those are decoded, too, that do not say the same of themselves as the first one. Anything else is decoded.
 
     Returns:
         Rate, channels, number of samples and when they start; `None` where there are none.
+
+    Raises:
+        MediaDecodeError: Rate or channels change.
     """
     packets = container.demux(stream)
     first, steady, count = _decode_start(packets)
     if first is None:
         return None
-    samples_of = _samples_by_packet(stream.codec_context.name, steady)
+    decoding = _decoding(first)
+    samples_of = _samples_by_packet(stream.codec_context.name, steady, decoding)
     # In Ogg another stream may follow, with padding of its own where the first one ends.
     if samples_of is None or container.format.name == "ogg":
-        count += sum(frame.samples for packet in packets for frame in packet.decode())
-    else:
-        count += _count_rest(packets, samples_of)
+        samples_of = decoding
+    count += _count_rest(packets, samples_of, decoding)
     rate = first.sample_rate
     stated = round(stream.duration * stream.time_base * rate) if stream.duration and stream.time_base else None
     return AudioInfo(rate, first.layout.nb_channels, count, first.time or 0.0, stated)
+
+
+def _decoding(first: AudioFrame) -> CountSamples:
+    """Counts the samples of a packet by decoding it."""
+
+    def count(packet: Packet[AudioStream]) -> int:
+        frames = _decode(packet)
+        for frame in frames:
+            _check_alike(first, frame)
+        return sum(frame.samples for frame in frames)
+
+    return count
 
 
 def seek_near(container: InputContainer, stream: AudioStream, start_s: float) -> int | None:
@@ -86,17 +149,18 @@ def _decode_start(packets: Iterator[Packet[AudioStream]]) -> tuple[AudioFrame | 
     """Decodes until two frames in a row are equally long: the first one, that length, and all samples so far."""
     first, length, count = None, 0, 0
     for packet in packets:
-        frames = packet.decode()
+        frames = _decode(packet)
         count += sum(frame.samples for frame in frames)
         for frame in frames:
             first = first or frame
+            _check_alike(first, frame)
             if frame.samples == length:
                 return first, length, count
             length = frame.samples
     return first, length, count
 
 
-def _count_rest(packets: Iterator[Packet[AudioStream]], samples_of: Callable[[Packet[AudioStream]], int]) -> int:
+def _count_rest(packets: Iterator[Packet[AudioStream]], samples_of: CountSamples, decoding: CountSamples) -> int:
     waiting: deque[Packet[AudioStream]] = deque()
     count = 0
     for packet in packets:
@@ -104,13 +168,28 @@ def _count_rest(packets: Iterator[Packet[AudioStream]], samples_of: Callable[[Pa
         if len(waiting) > _UNTOUCHED_END + 1:  # one more: the last is empty and flushes the decoder
             passed = waiting.popleft()
             count += 0 if passed.is_discard else samples_of(passed)
-    return count + sum(frame.samples for packet in waiting for frame in packet.decode())
+    return count + sum(map(decoding, waiting))
 
 
-def _samples_by_packet(codec: str, steady: int) -> Callable[[Packet[AudioStream]], int] | None:
+def _samples_by_packet(codec: str, steady: int, decoding: CountSamples) -> CountSamples | None:
+    if codec in _MP3:
+        return _mp3_samples(steady, decoding)
     if codec in _FIXED_FRAMES:
         return lambda packet: steady
     return _opus_samples if codec == "opus" else None
+
+
+def _mp3_samples(steady: int, decoding: CountSamples) -> CountSamples:
+    """Counts by decoding what is no frame like the first one: where files were joined, or the file is damaged."""
+    expected: tuple[int, int, bool] | None = None
+
+    def count(packet: Packet[AudioStream]) -> int:
+        nonlocal expected
+        found = frame_format(bytes(memoryview(packet)[:4]))
+        expected = expected or found
+        return steady if found is not None and found == expected else decoding(packet)
+
+    return count
 
 
 def _opus_samples(packet: Packet[AudioStream]) -> int:

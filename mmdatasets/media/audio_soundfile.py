@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MOST_SAMPLES = 2**48  # libsndfile gives 2**63 - 1 for a FLAC whose header does not say how long it is
 _RUN_UP_S = 0.5  # decoded before the point sought in Ogg: Opus takes a few frames to forget what it does not know
 _SHORTEST_MP3_FRAME = 24  # bytes, at 8 kbit/s and 24 kHz
+_ID3V1 = 128  # bytes of the tag that may stand at the end of an MP3 file
 _BLOCK = 2**20  # samples of each channel read at a time: a header that lies cannot make us reserve terabytes
 
 
@@ -33,8 +34,9 @@ class SoundfileReader:
     """Reads with libsndfile what it reads right; see `mmdatasets.options.MediaOptions.audio_backend`.
 
     Of Ogg files it reads those that hold one stream: of several in a row, libsndfile reads the first alone.
-    Of MP3 files it reads those whose header states the length. Without that, libsndfile guesses the length from the
-    first frame's bit rate, and never reads beyond it.
+    Of MP3 files it reads those whose header states the length of all of it. Without that, libsndfile guesses the
+    length from the first frame's bit rate, and never reads beyond it; nor does it beyond what a header states, where
+    another file was joined to the first.
     """
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
@@ -118,8 +120,17 @@ def _is_read_right(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
     position = file.tell()
     header = read_xing_header(file)
     size = file.seek(0, io.SEEK_END)
+    is_right = header is not None and header.num_frames * _SHORTEST_MP3_FRAME <= size
+    if header is not None and is_right and (header.end is None or size > header.end + _ID3V1):
+        is_right = _count_mp3_frames(file) <= header.num_frames + 1  # what is no frame makes one packet
     file.seek(position)
-    return header is not None and header.num_frames * _SHORTEST_MP3_FRAME <= size
+    return is_right
+
+
+def _count_mp3_frames(file: BinaryIO) -> int:
+    file.seek(0)
+    with PyAVReader().opened(file, "") as (container, stream):
+        return sum(packet.size > 0 for packet in container.demux(stream))
 
 
 class Nameless:

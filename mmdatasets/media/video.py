@@ -55,6 +55,10 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
     Each frame is known by the time at which it is shown. A frame that does not come out at its time is looked for by
     decoding the whole video; where that disagrees with the plan, too, there is an error, never another frame.
 
+    Memory rises by 1.3 times what is returned at most, and by what the decoder itself holds: the frames that others
+    refer to or that wait for their turn, and the one that is being converted. For the usual H.264 of 1280x720 that is
+    11 MB, however many frames are wanted; see `benchmarks/README.md`.
+
     Args:
         reference: A media reference of any form; see `mmdatasets.types.VideoReference`.
         plan: The frames to decode: indices of the whole video, also where the reference is a clip of it.

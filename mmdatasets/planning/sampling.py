@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaProcessorError, MediaReferenceError
 from mmdatasets.options import MediaOptions
-from mmdatasets.types import FramePlan, VideoInfo
+from mmdatasets.types import FramePlan, MediaPlan, MediaReference, VideoInfo
+
+PLANNED = "planned"
+"""Key of a mapping that refers to a mapped row's video: what was planned of it, see `MediaPlan`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Clip:
     Attributes:
         start_s: Where the wanted part begins, in seconds from the video's first frame; its beginning when `None`.
         end_s: Where the wanted part ends; the video's end when `None`.
-        indices: Exactly these frames, if given.
+        indices: Exactly these frames of the whole video, if given; they must lie in the wanted part.
     """
 
     start_s: float | None = None
@@ -69,7 +72,7 @@ def sample(info: VideoInfo, clip: Clip, options: MediaOptions, by_processor: Pro
     count = last - first
     duration = _duration(info, clip)
     if clip.indices is not None:
-        chosen = _explicit(clip.indices, info)
+        chosen = _explicit(clip.indices, first, last)
     else:
         chosen = first + _bounded(_by_policy(info, first, last, duration, options, by_processor), count, options)
     times = None if info.timestamps_s is None else tuple(info.timestamps_s[chosen].tolist())
@@ -78,6 +81,15 @@ def sample(info: VideoInfo, clip: Clip, options: MediaOptions, by_processor: Pro
     except ValueError as error:
         raise MediaError(f"the frames that are sampled of the video cannot be used: {error}") from error
     return Sampled(frames, count, duration)
+
+
+def planned_video(reference: MediaReference) -> MediaPlan | None:
+    """The plan that a reference to a mapped row's video stands for, as long as it names the frames of the plan."""
+    plan = reference.get(PLANNED) if isinstance(reference, Mapping) else None
+    if not isinstance(plan, MediaPlan) or plan.frames is None:
+        return None
+    indices = check_indices(reference.get("indices"))  # type: ignore[union-attr]
+    return plan if plan.frames.indices == indices else None
 
 
 def check_indices(indices: object) -> tuple[int, ...] | None:
@@ -117,11 +129,11 @@ def _duration(info: VideoInfo, clip: Clip) -> float | None:
     return end - (clip.start_s or 0.0)
 
 
-def _explicit(indices: Sequence[int], info: VideoInfo) -> npt.NDArray[np.int64]:
-    wrong = [index for index in indices if not 0 <= index < info.num_frames]
+def _explicit(indices: Sequence[int], first: int, last: int) -> npt.NDArray[np.int64]:
+    wrong = [index for index in indices if not first <= index < last]
     if wrong or not indices:
         raise MediaDecodeError(
-            f"'indices' must name frames from 0 to {info.num_frames - 1}, got {wrong[0] if wrong else 'none'}"
+            f"'indices' must name frames from {first} to {last - 1}, got {wrong[0] if wrong else 'none'}"
         )
     return np.array(indices, dtype=np.int64)
 

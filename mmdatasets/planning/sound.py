@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from mmdatasets.media.clip import VideoClip
-    from mmdatasets.types import MediaReference
-
-SOUND_RANGE = "sound_range"
-"""Key of a mapping that refers to a video: the part of its sound that was planned, see `MediaPlan`."""
 
 SoundRange: TypeAlias = tuple[float, float | None]
 """Where sound begins and ends, in seconds from the first sample on; with the file when `None`."""
-
-
-def planned_sound(reference: MediaReference) -> SoundRange | None:
-    """Where the sound of a video begins and ends, as a reference says that stands for a plan."""
-    return reference.get(SOUND_RANGE) if isinstance(reference, Mapping) else None  # type: ignore[return-value]
 
 
 def sound_range(clip: VideoClip, late_s: float) -> SoundRange:

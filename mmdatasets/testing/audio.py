@@ -84,7 +84,13 @@ def make_audio(sampling_rate: int, num_samples: int, num_channels: int = 1, seed
 
 
 def encode_audio(
-    samples: Samples, sampling_rate: int, format: str = "wav", *, vbr: bool = False, xing: bool = True
+    samples: Samples,
+    sampling_rate: int,
+    format: str = "wav",
+    *,
+    vbr: bool = False,
+    xing: bool = True,
+    id3: bool = True,
 ) -> bytes:
     """Writes samples to a file's bytes: the same for the same arguments, but for a random serial number in Ogg.
 
@@ -94,6 +100,7 @@ def encode_audio(
         format: One of `AUDIO_FORMATS`.
         vbr: Whether an MP3 has a variable bit rate.
         xing: Whether an MP3 has the header that states its length.
+        id3: Whether an MP3 begins with a tag.
 
     Raises:
         ValueError: The format is unknown, or does not take this rate or number of channels.
@@ -104,7 +111,8 @@ def encode_audio(
         raise ValueError(f"unknown format {format!r}: expected one of {', '.join(AUDIO_FORMATS)}")
     container_name, codec = _FFMPEG_FORMATS[format]
     buffer = io.BytesIO()
-    options = _REPEATABLE | ({"write_xing": "0"} if format == "mp3" and not xing else {})
+    mp3 = {"write_xing": str(int(xing)), "id3v2_version": "4" if id3 else "0"}
+    options = _REPEATABLE | (mp3 if format == "mp3" else {})
     with av.open(buffer, "w", format=container_name, options=options) as container:
         stream = _add_sound(container, codec, sampling_rate, len(samples))
         if vbr:

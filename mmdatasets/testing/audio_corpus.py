@@ -129,7 +129,19 @@ def _mp3() -> list[AudioCase]:
         *(_changed("cover art", case, lambda data: add_cover_art(data, _picture())) for case in (variable, headless)),
         _encoded("mp3", 8000, 1),
         _encoded("mp3", 22050, 2),
+        *(_joined_mp3(kind, xing=xing) for kind in ("constant", "variable") for xing in (True, False)),
     ]
+
+
+def _joined_mp3(rate: str, *, xing: bool) -> AudioCase:
+    """Two files in one: a header states the length of the first."""
+    case = _mp3_of(rate, xing=True)
+
+    def joined(first: bytes) -> bytes:
+        second = make_audio(44100, 2 * 44100, 2, seed=1)
+        return first + encode_audio(second, 44100, "mp3", vbr=rate == "variable", xing=xing, id3=False)
+
+    return _changed(f"joined to one with{'' if xing else 'out'} Xing header", case, joined, "pyav")
 
 
 def _sound_tracks() -> list[AudioCase]:
@@ -193,6 +205,7 @@ def _no_audio() -> list[AudioCase]:
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/sound.ts\n#EXT-X-ENDLIST\n"
     return [
         AudioCase("wav with NaN", _not_finite, problem="3 of 16,000 are NaN"),
+        AudioCase("mp3 of two rates", _of_two_rates, problem="changes from 1 channels at 16000 Hz to 1 at 24000 Hz"),
         AudioCase("video without sound", partial(encode_video_with_audio, None, 16000), problem="no audio track"),
         AudioCase("cover art alone", lambda: add_cover_art(b"", _picture()), problem="not a readable audio"),
         AudioCase("empty file", lambda: b"", problem="the file is empty"),
@@ -217,6 +230,10 @@ def _not_finite() -> bytes:
     samples = make_audio(16000, 16000)
     samples[0, 5000:5003] = np.nan, np.inf, -np.inf
     return encode_audio(samples, 16000, "wav_float")
+
+
+def _of_two_rates() -> bytes:
+    return b"".join(encode_audio(make_audio(rate, rate), rate, "mp3") for rate in (16000, 24000))
 
 
 def _picture() -> bytes:

@@ -124,11 +124,16 @@ class Subject:
 
     @property
     def modalities(self) -> list[Modality]:
-        """What the processor has a part for."""
-        return [one for one in MODALITIES if any(getattr(self.processor, part, None) for part in _PARTS[one])]
+        """What the processor has a part for, or takes in another way, as its oracle says."""
+        further = () if self.oracle is None else self.oracle.further
+        return [
+            one
+            for one in MODALITIES
+            if one in further or any(getattr(self.processor, part, None) for part in _PARTS[one])
+        ]
 
     def lacks(self, scenario: Scenario) -> str:
-        """Why a scenario is none for this subject: its processor has no part for a modality. Else empty."""
+        """Why a scenario is none for this subject: its processor does not take a modality. Else empty."""
         missing = [one for one in MODALITIES if one in scenario.modalities and one not in self.modalities]
         return f"the processor takes no {' and no '.join(missing)}" if missing else ""
 

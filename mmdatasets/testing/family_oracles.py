@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 import torch
+from torchvision.transforms.v2 import functional as tv
 
 from mmdatasets.testing.inputs import Inputs
 from mmdatasets.testing.marks import find_runs
 from mmdatasets.testing.media_call import Loaded, load
 from mmdatasets.testing.oracles import REFUSALS, Arguments, Oracle, Side
-from mmdatasets.testing.scenarios import Chat, Message, media_in, parts_of
+from mmdatasets.testing.scenarios import Chat, Message, Part, media_in, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
     from mmdatasets.testing.conformance import Run
 
 _TAGS = {"image": "(<image>./</image>)", "audio": "(<audio>./</audio>)"}
+_OF_VIDEO_CHATS = {"use_image_id": False, "max_slice_nums": 2}
+"""Arguments of the call on a chat with a video, in MiniCPM's model cards."""
 
 
 def _images(chat: Chat) -> list[object]:
     return [part["image"] for message in chat for part in parts_of(message) if part["type"] == "image"]
 
 
-def _text(message: Message, tags: Mapping[str, str] | None = None) -> str:
+def _text(message: Message) -> str:
     content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(str(part.get("text", (tags or {}).get(str(part["type"]), ""))) for part in parts_of(message))
+    return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in parts_of(message))
 
 
 class SuffixOracle(Oracle):
@@ -164,22 +165,33 @@ class MossVLOracle(CallOracle):
 class MiniCPMVOracle(CallOracle):
     """MiniCPM-V 2.6's and MiniCPM-o 2.6's: a tag for each image and audio, given row by row, and padding on the left.
 
-    They pad with id 0 and give ids and mask in other types than a tokenizer does; what the mask hides is not compared.
+    A video is its frames, each an image on a line of its own, and the call then has the arguments of the model cards.
+    One call cannot have them for some rows alone. The processors pad with id 0 and give ids and mask in other types
+    than a tokenizer does; what the mask hides is not compared.
     """
 
     name = "processor(text, images)"
     padding_side = "left"
     added = ("position_ids",)
+    further = ("video",)
 
     def written(self, chat: Chat) -> Chat:
         """The turns as strings."""
-        return [{**message, "content": _text(message, _TAGS)} for message in chat]
+        return [{**message, "content": "".join(map(_tagged, _parts(message)))} for message in chat]
 
     def encode(
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None
     ) -> Inputs | None:
         """The call on a batch."""
         return None if padding_side == "right" else super().encode(run, chats)
+
+    def encode_text(self, run: Run, text: str, index: int) -> list[int] | None:
+        """The call on the text, in which the placeholder of a video stands for its frames."""
+        first, *rest = text.split(run.plugin.engine.runner.placeholders["video"])
+        videos = [part for message in run.chats[index] for part in parts_of(message) if part["type"] == "video"]
+        frames = [_tagged(part) for part in videos[: len(rest)]]
+        whole = first + "".join(tags + piece for tags, piece in zip(frames, rest, strict=True))
+        return super().encode_text(run, whole, index)
 
     def render(self, run: Run, chat: Chat, chat_template: str | None = None) -> str:
         """The tokenizer has the template."""
@@ -194,13 +206,37 @@ class MiniCPMVOracle(CallOracle):
         return {"data": data, "input_ids": inputs["input_ids"], "attention_mask": mask}
 
     def _call(self, run: Run, texts: list[str], rows: list[list[Loaded]]) -> Inputs:
-        images, audio = ([[item.data for item in row if item.modality == kind] for row in rows] for kind in _TAGS)
+        has_video = {any(item.modality == "video" for item in row) for row in rows if any(map(_pictures, row))}
+        if len(has_video) > 1:
+            raise ValueError("rows with videos need other arguments of the call than rows with images alone")
+        settings = _OF_VIDEO_CHATS if True in has_video else {}
+        images = [[picture for item in row for picture in _pictures(item)] for row in rows]
+        audio = [[item.data for item in row if item.modality == "audio"] for row in rows]
         # Audio in chunks, as the model's own chat calls it.
         heard = {"audios": audio, "chunk_input": True} if any(audio) else {}
-        made = run.subject.processor(texts, images, **heard)
+        made = run.subject.processor(texts, images, **heard, **settings)
         mask = made["attention_mask"].long()
         ids = made["input_ids"].long().masked_fill(mask == 0, run.plugin.engine.tokenizer.pad_token_id)
         return {**made, "input_ids": ids, "attention_mask": mask}
+
+
+def _parts(message: Message) -> list[Part]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else parts_of(message)
+
+
+def _tagged(part: Part) -> str:
+    """A part as MiniCPM's text has it."""
+    if part["type"] == "video":
+        return "\n".join([_TAGS["image"]] * len(part["video"]["indices"]))  # type: ignore[index]
+    return str(part.get("text", _TAGS.get(str(part["type"]))))
+
+
+def _pictures(item: Loaded) -> list[object]:
+    """The images that MiniCPM is given of an item."""
+    if item.modality == "video":
+        return [tv.to_pil_image(frame) for frame in item.data]  # type: ignore[attr-defined]
+    return [item.data] if item.modality == "image" else []
 
 
 def _loaded(run: Run, chat: Chat) -> list[Loaded]:

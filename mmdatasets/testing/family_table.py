@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from mmdatasets.testing.checks import CHECKS
+from mmdatasets.testing.checks.batches import NOT_ONE_VIDEO
 from mmdatasets.testing.checks.packing import ONE_IMAGE
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
@@ -34,6 +35,7 @@ _UNREMARKABLE = {
     "the batch has media",
     _NO_MODEL,
     ONE_IMAGE,
+    NOT_ONE_VIDEO,
     *(one.too_large_for_models for one in SCENARIOS),
 }
 

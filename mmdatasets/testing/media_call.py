@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torchvision.transforms.v2 import functional as tv
 
 from mmdatasets.testing.inputs import Inputs
 from mmdatasets.testing.scenarios import Chat, media_in
 from mmdatasets.testing.specs import AudioSpec, ClipSpec
-from mmdatasets.types import MODALITIES, MediaInput, Modality, VideoShape
+from mmdatasets.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -43,24 +44,19 @@ class Loaded:
 
 
 def load(processor: ProcessorMixin, kind: str, reference: object) -> Loaded:
-    """Decodes the reference of a media item."""
-    if isinstance(reference, MediaInput):
-        size = reference.shape
-        metadata = ClipSpec(size.width, size.height, size.frames.indices).metadata() if _is_video(size) else None  # type: ignore[union-attr]
-        return Loaded(reference.modality, reference.data, metadata)
+    """Decodes the reference of a media item. That of a video may have a `size`, width and height of its frames."""
     if kind == "image":
         fetched = processor.image_processor.fetch_images(reference) if isinstance(reference, str) else reference
         return Loaded("image", fetched)
     if kind == "video":
         file, indices = str(reference["path"]), tuple(reference["indices"])  # type: ignore[index]
         frames = ClipSpec(1, 1, indices).decode(file)
+        if size := reference.get("size"):  # type: ignore[attr-defined]
+            width, height = size
+            frames = tv.resize(frames, [height, width], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
         clip = ClipSpec(frames.shape[3], frames.shape[2], indices)
         return Loaded("video", frames, clip.metadata())
     return Loaded("audio", AudioSpec(0).decode(str(reference), sampling_rate_of(processor)))
-
-
-def _is_video(shape: object) -> bool:
-    return isinstance(shape, VideoShape)
 
 
 def sampling_rate_of(processor: ProcessorMixin) -> int:

@@ -47,6 +47,8 @@ class Oracle:
     """Inputs that the family's batches have beside those of the call."""
     unsaid: ClassVar[tuple[str, ...]] = ()
     """Inputs that the call makes for some rows only."""
+    further: ClassVar[tuple[Modality, ...]] = ()
+    """Modalities that the call takes though the processor has no part for them."""
 
     def encode(
         self, run: Run, chats: Sequence[Chat], *, padding_side: Side | None = None, arguments: Arguments | None = None

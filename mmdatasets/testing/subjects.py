@@ -56,8 +56,18 @@ _UNSAID_BOS = (
     "the processor refuses two videos in one call, and item by item its hooks leave out the token that its call puts "
     "before a text"
 )
+_FRAMES_ARE_IMAGES = (
+    "frames are images to the processor, so that the ids that `get_mm_inputs` is given do not say where images stand "
+    "and where frames: it refuses such rows"
+)
 _ONE_CLIP = "the processor takes one clip for each text, and refuses a row of two"
 _EXCEPTIONS: Mapping[str, Mapping[tuple[str, str], str]] = {
+    **{
+        name: {
+            ("media inputs", one.name): _FRAMES_ARE_IMAGES for one in SCENARIOS if one.modalities >= {"image", "video"}
+        }
+        for name in ("minicpm_o", "minicpm_v")
+    },
     "gemma3n": {(check, "rows of audio"): _PADDED_CLIPS for check in ("logits", "other padding", "packing")},
     "mllama": {("ensured media", "text only"): _UNMASKED},
     "chameleon": {("labels", one.name): _SEPARATOR for one in SCENARIOS},

@@ -23,9 +23,9 @@ from mmdatasets.media.source import describe_source
 from mmdatasets.media.video import decode_frames, probe_video
 from mmdatasets.planning.cut_audio import CutAudio
 from mmdatasets.planning.inputs import describe_shape, image_input
-from mmdatasets.planning.sampling import Clip, check_indices, sample
+from mmdatasets.planning.sampling import Clip, check_indices, planned_video, sample
 from mmdatasets.planning.sizes import fit_pixels
-from mmdatasets.planning.sound import SoundRange, planned_sound, sound_range
+from mmdatasets.planning.sound import sound_range
 from mmdatasets.types import (
     AudioInfo,
     AudioShape,
@@ -122,6 +122,9 @@ class MediaReader:
         return [self._plan_video(item.reference)] if item.modality == "video" else self._plan_audio(item.reference)
 
     def _plan_video(self, reference: MediaReference) -> MediaPlan:
+        planned = planned_video(reference)
+        if planned is not None:
+            return planned
         clip = split_clip(reference)
         info = probe_video(reference, self._options)
         indices = check_indices(reference.get("indices")) if isinstance(reference, Mapping) else None
@@ -129,7 +132,7 @@ class MediaReader:
         sampled = sample(info, part, self._options, self._sample_by_processor)
         start_s, end_s, num_samples = None, None, None
         if self._options.use_audio_in_video and info.has_audio:
-            start_s, end_s, num_samples = self._plan_sound(clip, info, planned_sound(reference))
+            start_s, end_s, num_samples = self._plan_sound(clip, info)
         return MediaPlan(
             "video",
             info.width,
@@ -149,9 +152,7 @@ class MediaReader:
         metadata = VideoMetadata(total_num_frames=count, fps=fps, duration=duration)
         return self._plugin.sample_frames(self._runner, metadata, wanted)
 
-    def _plan_sound(
-        self, clip: VideoClip, video: VideoInfo, known: SoundRange | None
-    ) -> tuple[float | None, float | None, int | None]:
+    def _plan_sound(self, clip: VideoClip, video: VideoInfo) -> tuple[float | None, float | None, int | None]:
         """Where the sound of a video begins and ends, and how many samples that is; nothing where there is none.
 
         A whole video has its whole sound, from the first sample on, as processors take it. The sound of a part is what
@@ -160,10 +161,9 @@ class MediaReader:
         Args:
             clip: The part.
             video: What is known of the whole video.
-            known: Where the sound begins and ends, if that was planned before.
         """
         info = probe_audio(clip.reference, self._options)
-        start, end = known or sound_range(clip, info.starts_at_s - video.starts_at_s)
+        start, end = sound_range(clip, info.starts_at_s - video.starts_at_s)
         sample_s = 1 / info.sampling_rate
         if start > info.duration_s - sample_s or (end is not None and end < sample_s):
             return None, None, None  # nothing is to be heard in the wanted part

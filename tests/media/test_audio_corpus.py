@@ -14,7 +14,8 @@ from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.audio import decode_audio, probe_audio
 from mmdatasets.media.audio_plan import planned_num_samples
 from mmdatasets.options import MediaOptions
-from tests.media.audio_cases import BAD, CORPUS, GOOD, channels_of, file_of, reference
+from mmdatasets.testing.audio import encode_audio, make_audio
+from tests.media.audio_cases import BAD, CORPUS, GOOD, channels_of, file_of, pyav_channels, reference
 
 PYAV = MediaOptions(audio_backend="pyav")
 
@@ -74,6 +75,29 @@ def test_soundfile_alone_would_lose_most_of_an_mp3_without_header():
         stated = sound.frames
     part = len(soundfile.read(io.BytesIO(data))[0])
     assert part == stated < 0.3 * probe_audio(data, MediaOptions()).num_samples
+
+
+@pytest.mark.parametrize("xing", [True, False])
+@pytest.mark.parametrize("backend", ["soundfile", "pyav"])
+def test_tags_between_joined_mp3_files_change_nothing(backend, xing):
+    """FFmpeg's own decoder refuses the frame that follows such a tag."""
+    options = MediaOptions(audio_backend=backend)
+    first = encode_audio(make_audio(44100, 44100), 44100, "mp3", xing=xing)
+    tagged, plain = (
+        encode_audio(make_audio(44100, 44100, seed=1), 44100, "mp3", xing=xing, id3=id3) for id3 in (True, False)
+    )
+    assert tagged[:3] == b"ID3"
+    channels, rate = pyav_channels(first + plain + plain)
+    assert np.array_equal(decode_audio(first + tagged + tagged, options, 16000), reference(channels, rate, 16000))
+    assert probe_audio(first + tagged + tagged, options).num_samples == channels.shape[1]
+
+
+@pytest.mark.parametrize("tail", [b"TAG" + bytes(125), b"APETAGEX" + bytes(200), bytes(5000)])
+def test_what_is_no_sound_behind_an_mp3_changes_nothing(tail):
+    data = file_of("mp3 of variable rate")
+    assert probe_audio(data + tail, MediaOptions()) == probe_audio(data, MediaOptions())
+    ours = decode_audio(data + tail, MediaOptions(), 44100)
+    assert np.array_equal(ours, reference(*channels_of("mp3 of variable rate"), 44100))
 
 
 @pytest.mark.parametrize("name", ["m4a 44100 Hz 2 ch", "m4a 8000 Hz 1 ch"])

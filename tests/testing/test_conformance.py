@@ -82,6 +82,11 @@ def test_every_name_of_the_registry_is_a_subject() -> None:
     assert families == set(registry._FAMILIES)
 
 
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_the_suite_knows_every_modality_that_a_family_takes(name: str) -> None:
+    assert set(SUBJECTS[name].modalities) == set(SUBJECTS[name].plugin.modalities)
+
+
 def test_a_scenario_without_the_modality_says_so() -> None:
     outcomes = {cell.scenario: cell for cell in run_conformance(SUBJECTS["qwen2_audio"])}
     assert set(outcomes) == {scenario.name for scenario in SCENARIOS}

@@ -242,10 +242,11 @@ class RightHandedPlugin(Qwen2VLPlugin):
 
 @dataclass(eq=False)
 class SpendthriftPlugin(Qwen2VLPlugin):
-    """Has the processor size images as it does by itself."""
+    """Has the processor size images and frames as it does by itself."""
 
     def processor_kwargs(self, processor, options):
-        return {"image": {"size": dict(processor.image_processor.size)}}
+        own = {"image": processor.image_processor, "video": processor.video_processor}
+        return {modality: {"size": dict(one.size)} for modality, one in own.items()}
 
 
 @dataclass(eq=False)
@@ -286,12 +287,24 @@ class StackingPlugin(MiniCPMV46Plugin):
         (UnmaskedPlugin, "qwen2_vl", "mixed batch", {"tensors", "pixel budget", "logits", "other padding", "packing"}),
         (RightHandedPlugin, "qwen2_vl", "rows of different counts", {"other padding"}),
         (SpendthriftPlugin, "qwen2_vl", "one image", {"pixel budget"}),
+        (SpendthriftPlugin, "qwen2_vl", "one video", {"frame budget"}),
         (StackingPlugin, "minicpmv4_6", "rows of different counts", {"tensors"}),
         (AnyMediaPlugin, "qwen2_vl", "text only", {"ensured media"}),
     ],
 )
 def test_a_wrong_batch_is_noticed(plugin_class, family: str, scenario: str, found, media_folder: Path) -> None:
     assert failing(plugin_class, scenario, media_folder, family) == found
+
+
+@dataclass(eq=False)
+class NumberingFramesPlugin(MiniCPMVPlugin):
+    def number_expansions(self, engine, modalities, expansions):
+        return super().number_expansions(engine, ["image" for _ in modalities], expansions)
+
+
+def test_numbers_of_frames_are_noticed(media_folder: Path) -> None:
+    failures = failing(NumberingFramesPlugin, "two videos", media_folder, "minicpm_v")
+    assert {"token ids", "tensors", "stages", "labels", "logits"} <= failures
 
 
 @dataclass(eq=False)

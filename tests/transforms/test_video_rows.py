@@ -231,6 +231,7 @@ def test_parts_of_videos(plugin, files) -> None:
         ({"start": 5.0}, r"5.0 s on is wanted of a video of 2.000 s"),
         ({"start": 1.0, "end": 0.5}, r"'start' \(1 s\) must be before 'end' \(0.5 s\)"),
         ({"indices": [3, 16]}, r"'indices' must name frames from 0 to 15, got 16"),
+        ({"start": 0.5, "end": 1.0, "indices": [4, 8]}, r"'indices' must name frames from 4 to 7, got 8"),
         ({"indices": []}, r"'indices' must name frames from 0 to 15, got none"),
         ({"indices": [3, 2]}, r"frame indices must not decrease"),
         ({"indices": ["a"]}, r"'indices' must be a list of integers"),
@@ -517,6 +518,21 @@ class OwnInputsPlugin(Qwen2VLPlugin):
 
     def get_mm_inputs(self, *args):
         return super().get_mm_inputs(*args)
+
+
+@pytest.mark.parametrize("rate", [None, 4.0])
+def test_a_third_partys_own_inputs_are_what_was_planned(rate: float | None, files) -> None:
+    """Qwen2.5-VL's seconds between frames depend on the part that they were chosen from, and tell."""
+    plugin = auto_plugin(build_processor("qwen2_5_vl"), options=MediaOptions(video_fps=rate))
+    own = OwnInputsPlugin(processor=plugin.processor, options=plugin.options)
+    part = {"path": str(files[0]), "start": 0.5, "end": 1.5}
+    chosen, frames = {"path": str(files[1]), "indices": [1, 2]}, {"frames": [encode_image(64, 64)] * 8, "fps": 2.0}
+    for video in (part, chosen, frames | {"start": 0.5, "end": 2.5}):
+        columns = {"messages": [chat()], "videos": [[video]]}
+        rows = rows_of(own.transform(columns))
+        expected = plugin.collator()(rows_of(plugin.transform(columns)))
+        assert "second_per_grid_ts" in expected
+        assert_same(own.collator()(rows), {name: value for name, value in expected.items() if name != "labels"})
 
 
 def test_a_third_partys_own_inputs_are_of_the_planned_frames(plugin, files) -> None:

@@ -29,6 +29,7 @@ CHECKS: dict[str, Check] = {
         stages.unexpanded,
         stages.media_inputs,
         batches.pixel_budget,
+        batches.frame_budget,
         models.model_steps,
         models.logits,
         batches.other_padding,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchvision.transforms.v2 import functional as tv
 
+from mmdatasets.collate.rows import media_of
 from mmdatasets.options import MediaOptions
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.testing.checks.models import compare_logits, model_refuses
@@ -16,12 +18,16 @@ from mmdatasets.testing.inputs import Inputs, flat, model_inputs, require, requi
 from mmdatasets.testing.oracles import Arguments, Expected
 from mmdatasets.testing.scenarios import Chat, Row, with_media
 from mmdatasets.testing.specs import ImageSpec
-from mmdatasets.types import MediaItem
+from mmdatasets.types import MediaItem, VideoShape
 
 if TYPE_CHECKING:
     import torch
 
 _BUDGET = 40_000
+_FRAME_BUDGETS = (MediaOptions(video_max_pixels=9_000), MediaOptions(video_min_pixels=30_000))
+"""Below and above the pixels of every clip's frames."""
+NOT_ONE_VIDEO = "not one video alone"
+"""Why the budget of frames is not tried: what it does to a video does not depend on what stands beside it."""
 
 
 def tensors(run: Run, expected: Expected) -> None:
@@ -61,6 +67,33 @@ def pixel_budget(run: Run, expected: Expected) -> None:
         fewer = _num_tokens(rows) < _num_tokens(run.mapped)
         require(fewer, "the budget changes nothing, though processor_kwargs says that it would")
     chats = [_with_loaded_images(run, plugin, index) for index in range(len(rows))]
+    _require_alike(run, plugin, rows, chats, arguments)
+
+
+def frame_budget(run: Run, expected: Expected) -> None:
+    """Bounds on frames' pixels give what the processor gives with its own arguments, or of resized frames.
+
+    Where the processor has no argument for them, the oracle resizes the decoded frames itself, to the size that is
+    planned, which has to keep the budget.
+    """
+    if run.scenario.modalities != {"video"} or sum(len(row.media) for row in run.rows) > 1:
+        raise NotApplicable(NOT_ONE_VIDEO)
+    for options in _FRAME_BUDGETS:
+        plugin = replace(run.plugin, options=options)
+        rows = run.transform(plugin)
+        arguments: Arguments = plugin.processor_kwargs(run.subject.processor, options)
+        if "video" in arguments:
+            count, usual = _num_tokens(rows), _num_tokens(run.mapped)
+            require(count != usual, "the budget changes nothing, though processor_kwargs says that it would")
+            require(count < usual or not options.video_max_pixels, f"the budget makes {usual} tokens {count}")
+        chats = [_with_resized_frames(run, plugin, index, row) for index, row in enumerate(rows)]
+        _require_alike(run, plugin, rows, chats, arguments)
+
+
+def _require_alike(
+    run: Run, plugin: BasePlugin, rows: Sequence[dict[str, object]], chats: Sequence[Chat], arguments: Arguments
+) -> None:
+    """The batch is what the oracle makes of the conversations with the arguments, or row by row where it must."""
     theirs = run.oracle.encode(run, chats, arguments=arguments)
     if theirs is not None:
         _require_same(run, _collated(run, plugin, rows), theirs)
@@ -131,3 +164,17 @@ def _with_loaded_images(run: Run, plugin: BasePlugin, index: int) -> Chat:
     others = row.references(files)
     items = [next(supply) if spec.modality == "image" else item for spec, item in zip(row.media, others, strict=True)]
     return with_media(row.messages, items)
+
+
+def _with_resized_frames(run: Run, plugin: BasePlugin, index: int, made: dict[str, object]) -> Chat:
+    """A row whose videos say, where the plugin resizes them before the processor, to what: the oracle does it."""
+    row, engine = run.rows[index], plugin.engine
+    references = row.references(run.files[index])
+    if not engine.runner.sizes("video"):
+        shapes = [engine.media.shape(plan) for plan in media_of(made, engine).plans if plan is not None]
+        sizes = [(shape.width, shape.height) for shape in shapes if isinstance(shape, VideoShape)]
+        low, high = plugin.options.video_min_pixels or 0, plugin.options.video_max_pixels or sys.maxsize
+        for width, height in sizes:
+            require(low <= width * height <= high, f"{width}x{height} pixels are not from {low} to {high}")
+        references = [{**one, "size": size} for one, size in zip(references, sizes, strict=True)]  # type: ignore[dict-item]
+    return with_media(row.messages, references)
