@@ -7,8 +7,8 @@ python examples/preprocess_ray.py --address auto --source /shared/chats/chat.jso
 
 On a real cluster: install mmdatasets on every machine, start Ray there (`ray start --head`, on the others `ray start
 --address=HEAD:6379`), and put the source, the media, the output and the cache of `datasets` (HF_HOME) on a file system
-that all of them mount under the same path. Run this script on any of them with `--address auto`. If the job or a machine
-dies, run it again: files that are finished stay.
+that all of them mount under the same path. Run this script on any of them with `--address auto`. If the job or a
+machine dies, run it again: files that are finished stay.
 """
 
 from __future__ import annotations
