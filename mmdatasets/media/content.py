@@ -26,6 +26,7 @@ PROBE_VERSION = 1
 """Raised whenever a probe finds something else, or more, in the same file."""
 
 KEY_BYTES = 16
+_NO_FILE = ("array", "frames")  # what a mapping may have in the place of a file
 
 # The packages that decide on the findings beside our own code: of images and videos, and of audio by its backend.
 _DECODERS = {
@@ -58,25 +59,26 @@ def content_key(reference: object, options: MediaOptions, modality: Modality) ->
 
 
 def _content(reference: object, options: MediaOptions) -> tuple[bytes, ...] | None:
-    if isinstance(reference, Mapping):
-        if set(reference) - {"path", "bytes"}:
-            return None
-        try:
-            reference = mapped_reference(reference)
-        except MediaError:
-            return None  # probing it says what is wrong
+    try:
+        if isinstance(reference, Mapping):
+            if any(reference.get(name) is not None for name in _NO_FILE):
+                return None
+            return _content(mapped_reference(reference), options)
+        if isinstance(reference, str | os.PathLike):
+            return _content_at(reference, options)
+    except MediaError:
+        return None  # probing it says what is wrong
     if isinstance(reference, bytes | bytearray | memoryview):
         data = reference if isinstance(reference, bytes) else bytes(reference)
         return b"bytes", xxhash.xxh3_128_digest(data), str(len(data)).encode()
-    if not isinstance(reference, str | os.PathLike):
-        return None
-    try:
-        path = local_path(reference, options)
-        if path is not None:
-            return _local_content(path)
-        url = url_of(reference)
-    except MediaError:
-        return None
+    return None
+
+
+def _content_at(reference: str | os.PathLike[str], options: MediaOptions) -> tuple[bytes, ...] | None:
+    path = local_path(reference, options)
+    if path is not None:
+        return _local_content(path)
+    url = url_of(reference)
     if url is None:  # data:
         return b"data", xxhash.xxh3_128_digest(os.fsencode(os.fspath(reference)))
     from mmdatasets.media.remote import remote_version

@@ -169,8 +169,8 @@ class _Fetcher:
             raise MediaNotFoundError(f"cannot be read to its end: {_reason(error)}", source=self._source) from error
         if len(data) != end - start:
             raise MediaNotFoundError(
-                f"the server gives {len(data):,} bytes when asked for those from {start:,} to {end - 1:,}: the file is "
-                "not as long as it says",
+                f"the server gives {len(data):,} bytes when asked for those from {start:,} to {end - 1:,}: the file "
+                "is not as long as it says",
                 source=self._source,
             )
         return data
@@ -192,7 +192,7 @@ class _Fetcher:
 
 def _spooled(file: AbstractBufferedFile) -> BinaryIO:
     """A copy of a file that can only be read from beginning to end."""
-    copy = tempfile.SpooledTemporaryFile(_IN_MEMORY)
+    copy = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the caller closes it
     for chunk in iter(partial(file.read, _CHUNK), b""):
         copy.write(chunk)
     copy.seek(0)
