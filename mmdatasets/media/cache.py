@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import filelock
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.media.segments import (
@@ -55,6 +58,8 @@ class CacheCounts:
         num_files: How many they are.
         hits: How often this object found what it was asked for.
         misses: How often it did not.
+        oldest: When the first one of the entries was probed; `None` without entries.
+        newest: When the last one was.
     """
 
     images: int
@@ -64,6 +69,8 @@ class CacheCounts:
     num_files: int
     hits: int
     misses: int
+    oldest: datetime | None
+    newest: datetime | None
 
     @property
     def entries(self) -> int:
@@ -98,10 +105,7 @@ class MetadataCache:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._refresh()
         except OSError as error:
-            raise MMDatasetsError(
-                f"the directory of the metadata cache cannot be used: {error.strerror or error}",
-                source=str(self.directory),
-            ) from error
+            raise self._unusable("used", error) from error
         # At the end of the process at the latest; not in a copy of it, which did not probe what waits here.
         weakref.finalize(self, _write_rest, self.directory, self._pending, os.getpid())
 
@@ -153,20 +157,29 @@ class MetadataCache:
             with filelock.FileLock(self.directory / _LOCK):
                 self._compact()
         except OSError as error:
-            raise MMDatasetsError(
-                f"the metadata cache cannot be written: {error.strerror or error}", source=str(self.directory)
-            ) from error
+            raise self._unusable("written", error) from error
 
-    def table(self) -> pa.Table:
-        """All entries, with the columns of `mmdatasets.media.segments.SCHEMA`, sorted by key."""
+    def table(self, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+        """All entries, sorted by key.
+
+        Args:
+            columns: Which columns of `mmdatasets.media.segments.SCHEMA`, `key` among them.
+
+        Raises:
+            MMDatasetsError: If the directory cannot be read.
+        """
         self.flush()
-        self._refresh()
-        tables = [segment.table for _, segment in sorted(self._segments.items())]
-        return merge(tables) if tables else SCHEMA.empty_table()
+        try:
+            self._refresh()
+        except OSError as error:
+            raise self._unusable("read", error) from error
+        tables = [segment.table.select(columns) for _, segment in sorted(self._segments.items())]
+        return merge(tables) if tables else SCHEMA.empty_table().select(columns)
 
     def counts(self) -> CacheCounts:
         """What the cache holds, and what it was asked."""
-        kinds = count_kinds(self.table())
+        table = self.table(["key", "kind", "probed_at"])
+        kinds, times = count_kinds(table), pc.min_max(table["probed_at"]).as_py()
         files = list_segments(self.directory)
         return CacheCounts(
             kinds["image"],
@@ -176,7 +189,13 @@ class MetadataCache:
             len(files),
             self.hits,
             self.misses,
+            times["min"],
+            times["max"],
         )
+
+    def _unusable(self, how: str, error: OSError) -> MMDatasetsError:
+        message = f"the metadata cache cannot be {how}: {error.strerror or error}"
+        return MMDatasetsError(message, source=str(self.directory))
 
     # ------------------------------------------------------------------------------------------------------ files
 

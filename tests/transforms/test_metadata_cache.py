@@ -169,5 +169,5 @@ def test_a_directory_that_is_none(directory):
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     plugin = auto_plugin(build_processor("qwen2_vl"), metadata_cache=str(tmp_path / "file"))
-    with pytest.raises(MMDatasetsError, match="the directory of the metadata cache cannot be used"):
+    with pytest.raises(MMDatasetsError, match="the metadata cache cannot be used"):
         plugin.transform({"messages": [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]})
