@@ -1,11 +1,11 @@
 """Mapping a dataset again with the metadata cache beside mapping it without: rows/s of `dataset.map`, one process.
 
-  first time, filling the cache   dataset.map(plugin.transform, batched=True) with an empty directory for metadata_cache
+  first time, filling the cache   dataset.map(plugin.transform, batched=True), metadata_cache being an empty directory
   again, without a cache          the same without metadata_cache, as for another model or number of pixels
   again, from the cache           the same with the directory that was filled before; no media file is opened
 
-All make the same token ids, which is checked. Each row has a path of its own: hard links to a few files, which lie in the
-page cache. `datasets`' own cache is off.
+All make the same token ids, which is checked. Each row has a path of its own: hard links to a few files, which lie in
+the page cache. `datasets`' own cache is off.
 """
 
 from __future__ import annotations
