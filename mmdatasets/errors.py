@@ -80,7 +80,7 @@ class MediaReferenceError(MediaError, TypeError):
 
 
 class MediaNotFoundError(MediaError):
-    """The file or URL that a media reference names cannot be opened."""
+    """The file or URL that a media reference names cannot be opened, or a remote one not be read to its end."""
 
 
 class MediaDecodeError(MediaError):

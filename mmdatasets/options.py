@@ -58,6 +58,8 @@ class MediaOptions:
         use_audio_in_video: Whether a video's sound track is used too, by models that take both together.
         media_root: Directory that relative local paths are resolved against; the working directory when `None`.
         allow_http: Whether `http://` and `https://` references may be opened.
+        http_timeout_s: Seconds without an answer, or without further bytes of one, after which such a reference is
+            given up.
     """
 
     image_max_pixels: int | None = None
@@ -80,15 +82,17 @@ class MediaOptions:
     use_audio_in_video: bool = False
     media_root: str | None = None
     allow_http: bool = False
+    http_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer or None, got {value!r}")
-        for name in ("video_fps", "audio_max_duration_s"):
+        for name in ("video_fps", "audio_max_duration_s", "http_timeout_s"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            is_set = value is not None or name == "http_timeout_s"
+            if is_set and not (isinstance(value, int | float) and 0 < value < float("inf")):
                 raise ValueError(f"{name} must be a positive number or None, got {value!r}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):

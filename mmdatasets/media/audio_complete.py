@@ -69,10 +69,12 @@ def _check_mp3(file: BinaryIO, size: int, source: str) -> None:
     from mmdatasets.media.audio_soundfile import Nameless
 
     file.seek(0)
+    shown = Nameless(file)
     try:
-        with soundfile.SoundFile(Nameless(file)) as sound:
+        with soundfile.SoundFile(shown) as sound:
             stated = sound.frames
     except soundfile.LibsndfileError:
+        shown.check()
         return  # whatever decodes it has the last word
     file.seek(0)
     found = PyAVReader().probe(file, source).num_samples

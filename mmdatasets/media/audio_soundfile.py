@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import soundfile
 
-from mmdatasets.errors import MediaDecodeError
+from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_complete import cut_off
 from mmdatasets.media.audio_plan import sample_bounds
 from mmdatasets.media.audio_pyav import PyAVReader
@@ -19,7 +19,7 @@ from mmdatasets.media.waveform import to_mono
 from mmdatasets.types import AudioInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mmdatasets.media.waveform import Waveform
 
@@ -84,9 +84,11 @@ def _read_block(sound: soundfile.SoundFile, num_samples: int, source: str) -> Wa
 @contextmanager
 def _opened(file: BinaryIO, source: str) -> Iterator[soundfile.SoundFile | PyAVReader]:
     """Opens a file with libsndfile; gives the other reader where that is the one to use, with the file rewound."""
+    shown = Nameless(file)
     try:
-        sound = soundfile.SoundFile(Nameless(file))
+        sound = soundfile.SoundFile(shown)
     except soundfile.LibsndfileError as error:
+        shown.check()
         _check_version(source)
         file.seek(0)
         yield PyAVReader(f"libsndfile: {error.error_string}")
@@ -98,7 +100,9 @@ def _opened(file: BinaryIO, source: str) -> Iterator[soundfile.SoundFile | PyAVR
             else:
                 file.seek(0)
                 yield PyAVReader()
+            shown.check()
         except soundfile.LibsndfileError as error:
+            shown.check()
             raise cut_off(f"libsndfile: {error.error_string}", source) from error
 
 
@@ -134,11 +138,31 @@ def _count_mp3_frames(file: BinaryIO) -> int:
 
 
 class Nameless:
-    """A file as soundfile may see it: without a name, since it takes every `.raw` for samples without a header."""
+    """A file as soundfile may see it: without a name, since it takes every `.raw` for samples without a header.
+
+    What a remote file raises would be lost in libsndfile, which calls it; for that the file has ended there.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
+        self._read = file.read
+        self._readinto: Callable[[memoryview], int] | None = getattr(file, "readinto", None)
+        self._error: MediaError | None = None
         self.seek = file.seek
         self.tell = file.tell
-        self.read = file.read
-        if hasattr(file, "readinto"):
-            self.readinto = file.readinto
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Reads into memory; gives how many bytes."""
+        try:
+            if self._readinto is not None:
+                return self._readinto(buffer)
+            data = self._read(len(buffer))
+        except MediaError as error:
+            self._error = error
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+    def check(self) -> None:
+        """Raises what the file raised while libsndfile read it."""
+        if self._error is not None:
+            raise self._error

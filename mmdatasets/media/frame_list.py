@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaReferenceError
 from mmdatasets.media.frame_writer import FrameWriter
 from mmdatasets.media.image import decode_image
-from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source
 from mmdatasets.media.timeline import check_plan
 from mmdatasets.types import VideoInfo
@@ -22,13 +21,15 @@ if TYPE_CHECKING:
     from mmdatasets.types import FloatArray, FramePlan, ImageInfo
 
 
-def probe_frames(frames: Sequence[object], fps: float | None, options: MediaOptions, source: str) -> VideoInfo:
+def probe_frames(
+    frames: Sequence[object], fps: float | None, source: str, probe: Callable[[object], ImageInfo]
+) -> VideoInfo:
     """Reads the headers of a list of frames; see `mmdatasets.media.video.probe_video`."""
     if not len(frames):
         raise MediaReferenceError("a list of frames must have at least one", source=source)
-    first = _probe(0, frames[0], options)
+    first = _probe(0, frames[0], probe)
     for index in range(1, len(frames)):
-        info = _probe(index, frames[index], options)
+        info = _probe(index, frames[index], probe)
         if info != first:
             raise MediaDecodeError(
                 f"frame {index} ({describe_source(frames[index])}) is {info.width}x{info.height} pixels, frame 0 is "
@@ -65,9 +66,9 @@ def _times(num_frames: int, fps: float | None) -> FloatArray | None:
     return None if fps is None else np.arange(num_frames, dtype=np.float64) / fps
 
 
-def _probe(index: int, frame: object, options: MediaOptions) -> ImageInfo:
+def _probe(index: int, frame: object, probe: Callable[[object], ImageInfo]) -> ImageInfo:
     try:
-        return probe_image(frame, options)
+        return probe(frame)
     except MediaError as error:
         raise _in_frame(error, index) from error
 

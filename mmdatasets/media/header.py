@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import PIL.Image
 
-from mmdatasets.errors import MediaDecodeError, MediaLimitError
+from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -68,7 +68,7 @@ def open_image(file: BinaryIO, options: MediaOptions, source: str) -> ImageFile:
             ) from error
         with without_pillow_limit():
             image = open_image(file, options, source)
-    except MemoryError:
+    except (MemoryError, MediaError):  # of the latter, those of a remote file
         raise
     except Exception as error:  # plugins raise what their parsers raise
         raise MediaDecodeError(f"not a readable image: {describe_content(file)} ({error})", source=source) from error

@@ -108,10 +108,44 @@ def _late_png_chunks(file: BinaryIO, *, animated: bool) -> Iterator[tuple[bytes,
         if kind == b"IEND" or (kind == b"fcTL" and pixels_seen and animated):
             return
         if kind == b"IDAT":
+            if not pixels_seen:
+                position = _end_of_equal_chunks(read, _size(file), position, header)
             pixels_seen = True
         elif pixels_seen and kind in _PNG_METADATA:
             yield kind, read(position + 8, length)
         position += 12 + length
+
+
+def _end_of_equal_chunks(read: Callable[[int, int], bytes], size: int, start: int, header: bytes) -> int:
+    """Where the last one of a run of chunks lies that all have the header of the first one.
+
+    Encoders write pixels in many chunks of one length. Of a remote file, looking at each would read all of it; a chunk
+    that is found where the run must have led to tells as much, as nothing but IDAT may lie between IDAT chunks.
+    """
+    step = int.from_bytes(header[:4], "big") + 12
+
+    def is_in_run(number: int) -> bool:
+        return read(start + number * step, 8) == header
+
+    most = (size - start) // step
+    for number in range(most, max(0, most - 3), -1):  # where nothing, or little, follows the pixels
+        if is_in_run(number):
+            return start + number * step
+    low, high = 0, 1
+    while is_in_run(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_in_run(middle) else (low, middle)
+    return start + low * step
+
+
+def _size(file: BinaryIO) -> int:
+    found_at = file.tell()
+    try:
+        return file.seek(0, io.SEEK_END)
+    finally:
+        file.seek(found_at)
 
 
 def _reader_at(file: BinaryIO) -> Callable[[int, int], bytes]:

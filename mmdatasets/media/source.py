@@ -10,7 +10,6 @@ import re
 import stat
 import urllib.parse
 import urllib.request
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
@@ -91,7 +90,7 @@ def open_source(reference: object, options: MediaOptions) -> BinaryIO:
     if isinstance(reference, (bytes, bytearray, memoryview)):
         return io.BytesIO(reference if isinstance(reference, bytes) else bytes(reference))
     if isinstance(reference, Mapping):
-        return open_source(_mapped(reference), options)
+        return open_source(mapped_reference(reference), options)
     if is_file(reference):
         return _borrow(reference)
     if is_pil_image(reference) or is_array(reference):
@@ -166,6 +165,57 @@ def resolve_stored(stored: StoredMedia, media_root: str | None) -> StoredMedia:
     return StoredMedia(bytes=None, path=os.path.abspath(os.path.join(media_root, path)))  # noqa: PTH100, PTH118
 
 
+def mapped_reference(reference: Mapping[str, object]) -> object:
+    """What a `{"path", "bytes"}` mapping refers to: a path, a URL or bytes.
+
+    Raises:
+        MediaReferenceError: It has neither, or of another type.
+    """
+    data, path = reference.get("bytes"), reference.get("path")
+    if data is not None:
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return data
+        raise MediaReferenceError(
+            f"'bytes' must be bytes, got {type(data).__name__}", source=describe_source(reference)
+        )
+    if path is None:
+        raise MediaReferenceError(
+            "a media mapping needs 'path' or 'bytes', and both are missing or None", source=describe_source(reference)
+        )
+    if isinstance(path, (str, os.PathLike)):
+        return path
+    raise MediaReferenceError(f"'path' must be a str, got {type(path).__name__}", source=describe_source(reference))
+
+
+def local_path(reference: str | os.PathLike[str], options: MediaOptions) -> str | None:
+    """The local path that a reference names; `None` for URLs of other places, and `data:` URIs.
+
+    Args:
+        reference: A path or URL.
+        options: `media_root` is used.
+
+    Raises:
+        MediaReferenceError: It is no path, or a `file://` URL of another host.
+    """
+    location = _location(reference)
+    if location[:7].lower() == "file://":
+        parts = urllib.parse.urlsplit(location)
+        if parts.netloc not in ("", "localhost"):
+            raise MediaReferenceError(
+                "a file:// URL must name a file of this host", source=_describe_location(location)
+            )
+        return urllib.request.url2pathname(location[7:].removeprefix(parts.netloc))
+    if _is_data_uri(location) or _URL.match(location):
+        return None
+    return location if options.media_root is None else os.path.join(options.media_root, location)  # noqa: PTH118
+
+
+def url_of(reference: str | os.PathLike[str]) -> str | None:
+    """The URL that a reference is, of whatever scheme but `data:`; `None` for others."""
+    location = os.fspath(reference)
+    return location if isinstance(location, str) and not _is_data_uri(location) and _URL.match(location) else None
+
+
 def is_file(value: object) -> TypeGuard[BinaryIO]:
     """Whether a value is a file object, as far as reading goes."""
     return callable(getattr(value, "read", None))
@@ -200,26 +250,8 @@ def _location(reference: str | os.PathLike[str]) -> str:
     return location
 
 
-def _mapped(reference: Mapping[str, object]) -> object:
-    """What a `{"path", "bytes"}` mapping refers to."""
-    data, path = reference.get("bytes"), reference.get("path")
-    if data is not None:
-        if isinstance(data, (bytes, bytearray, memoryview)):
-            return data
-        raise MediaReferenceError(
-            f"'bytes' must be bytes, got {type(data).__name__}", source=describe_source(reference)
-        )
-    if path is None:
-        raise MediaReferenceError(
-            "a media mapping needs 'path' or 'bytes', and both are missing or None", source=describe_source(reference)
-        )
-    if isinstance(path, (str, os.PathLike)):
-        return path
-    raise MediaReferenceError(f"'path' must be a str, got {type(path).__name__}", source=describe_source(reference))
-
-
 def _stored_mapping(reference: Mapping[str, object]) -> StoredMedia:
-    inner, path = _mapped(reference), reference.get("path")
+    inner, path = mapped_reference(reference), reference.get("path")
     if isinstance(inner, (bytes, bytearray, memoryview)):
         name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
         return StoredMedia(bytes=bytes(inner), path=name)
@@ -229,17 +261,12 @@ def _stored_mapping(reference: Mapping[str, object]) -> StoredMedia:
 def _open_location(location: str, options: MediaOptions) -> BinaryIO:
     if _is_data_uri(location):
         return io.BytesIO(_data_uri_bytes(location))
-    if location[:7].lower() == "file://":
-        parts = urllib.parse.urlsplit(location)
-        if parts.netloc not in ("", "localhost"):
-            raise MediaReferenceError(
-                "a file:// URL must name a file of this host", source=_describe_location(location)
-            )
-        return _open_local(urllib.request.url2pathname(location[7:].removeprefix(parts.netloc)), location)
-    if _URL.match(location):
-        return _open_url(location, options)
-    path = location if options.media_root is None else os.path.join(options.media_root, location)  # noqa: PTH118
-    return _open_local(path, path)
+    path = local_path(location, options)
+    if path is not None:
+        return _open_local(path, location if _URL.match(location) else path)
+    from mmdatasets.media.remote import open_url
+
+    return open_url(location, options)
 
 
 def _open_local(path: str, location: str) -> BinaryIO:
@@ -278,33 +305,6 @@ def _not_found(error: OSError, source: str) -> MediaNotFoundError:
     if isinstance(error, PermissionError):
         return MediaNotFoundError("permission denied: the file exists but may not be read", source=source)
     return MediaNotFoundError(f"cannot be opened: {error.strerror or error}", source=source)
-
-
-def _open_url(url: str, options: MediaOptions) -> BinaryIO:
-    import fsspec
-
-    source = _describe_location(url)
-    if not options.allow_http and re.search(r"(?:^|::)https?(?:://|::|$)", url, re.IGNORECASE):
-        raise MediaReferenceError(
-            "http(s) references are refused, since a dataset could make this host fetch any address; download the "
-            "file, or set MediaOptions(allow_http=True)",
-            source=source,
-        )
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        file = cast("BinaryIO", filesystem.open(path, "rb"))
-    except (ImportError, ValueError) as error:
-        raise MediaReferenceError(f"the URL cannot be used: {error}", source=source) from error
-    except FileNotFoundError as error:
-        raise MediaNotFoundError("nothing is stored under the URL", source=source) from error
-    except Exception as error:  # each filesystem raises its client's own errors
-        raise MediaNotFoundError(f"cannot be opened: {type(error).__name__}: {error}", source=source) from error
-    if file.seekable():
-        # An archive is closed with the filesystem made for it, and not every file keeps its filesystem alive.
-        weakref.finalize(file, lambda _: None, filesystem).atexit = False
-        return file
-    with file:
-        return io.BytesIO(file.read())
 
 
 def _borrow(file: BinaryIO) -> BinaryIO:

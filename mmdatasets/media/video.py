@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mmdatasets.media.clip import is_frame_list, split_clip
+from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source, open_source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from mmdatasets.options import MediaOptions
-    from mmdatasets.types import FramePlan, VideoInfo
+    from mmdatasets.types import FramePlan, ImageInfo, VideoInfo
 
 
-def probe_video(reference: object, options: MediaOptions) -> VideoInfo:
+def probe_video(
+    reference: object, options: MediaOptions, probe_frame: Callable[[object], ImageInfo] | None = None
+) -> VideoInfo:
     """Finds out what `decode_frames` can give: size, number and times of the frames.
 
     Headers are wrong or silent in Matroska, WebM, MPEG-TS, AVI, in fragmented files and in those with edit lists.
@@ -26,6 +32,8 @@ def probe_video(reference: object, options: MediaOptions) -> VideoInfo:
         reference: A media reference of any form; see `mmdatasets.types.VideoReference`. Of a clip (`"start"`, `"end"`)
             the whole video is meant; see `mmdatasets.media.clip.split_clip`.
         options: `image_pixel_limit`, `media_root` and `allow_http` are used.
+        probe_frame: What reads the header of each of a list of frames; `mmdatasets.media.probe.probe_image` when
+            `None`.
 
     Returns:
         What a full decode finds. The sample aspect ratio is ignored. Of several video tracks, FFmpeg's best one.
@@ -42,7 +50,7 @@ def probe_video(reference: object, options: MediaOptions) -> VideoInfo:
     if is_frame_list(clip.reference):
         from mmdatasets.media.frame_list import probe_frames
 
-        return probe_frames(clip.reference, clip.fps, options, source)
+        return probe_frames(clip.reference, clip.fps, source, probe_frame or partial(probe_image, options=options))
     from mmdatasets.media.video_pyav import probe_file
 
     with open_source(clip.reference, options) as file:

@@ -27,6 +27,7 @@ from mmdatasets.plugins.hooks import FamilyHooks
 from mmdatasets.plugins.pickling import canonical
 from mmdatasets.plugins.preferences import PreferenceStages
 from mmdatasets.plugins.record import Recorded
+from mmdatasets.plugins.remembering import Remembering
 from mmdatasets.plugins.stage_inputs import options_of
 from mmdatasets.plugins.training import Training
 from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, row_names, store_media, write_batch
@@ -46,7 +47,7 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(Training, FamilyHooks, PreferenceStages, Recorded, Fitting):
+class BasePlugin(Training, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
@@ -78,6 +79,7 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages, Recorded, Fitting):
         family: Name that the plugin was made by.
 
     `Fitting` has the fields that bound the length of a row: `max_length`, `on_overflow`, `shrink_floor`, `row_log`.
+    `Remembering` has `metadata_cache`, the directory that keeps what headers say.
     """
 
     image_token: str | None = None
@@ -107,6 +109,7 @@ class BasePlugin(Training, FamilyHooks, PreferenceStages, Recorded, Fitting):
             raise ValueError(f"layout={self.layout!r} is none of {', '.join(map(repr, LAYOUTS))}")
         check_placeholders(self.placeholders)
         self.check_fitting()
+        self.check_remembering()
         if self.processor is None:
             return
         for modality in ("image", "video", "audio"):

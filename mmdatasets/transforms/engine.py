@@ -18,6 +18,7 @@ from mmdatasets.chat.plain import PlainText
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import IntArray, TextEncoder
 from mmdatasets.errors import MediaError, MMDatasetsError, TemplateError
+from mmdatasets.media.cache import MetadataCache
 from mmdatasets.options import MediaOptions, PixelBudget
 from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
 from mmdatasets.planning.inputs import blank_input
@@ -55,7 +56,8 @@ class Engine:
         options: How media is read and sized.
 
     Raises:
-        MMDatasetsError: If `audio_sampling_rate` is not what the processor takes.
+        MMDatasetsError: If `audio_sampling_rate` is not what the processor takes, or the directory of the metadata
+            cache cannot be used.
     """
 
     def __init__(
@@ -67,7 +69,8 @@ class Engine:
         self._overrides = _overrides(plugin, processor, options)
         self.runner = self._make_runner(processor, self._overrides)
         _check_rate(self.runner, options)
-        self.media = MediaReader(plugin, self.runner, options)
+        self._cache = None if plugin.metadata_cache is None else MetadataCache(plugin.metadata_cache)
+        self.media = MediaReader(plugin, self.runner, options, self._cache)
         self.tokenizer = self.runner.tokenizer
         self.encoder = TextEncoder(self.tokenizer)
         self._takes_parts: dict[Modality, bool] = {}
@@ -98,7 +101,7 @@ class Engine:
         engine._overrides = _overrides(self._plugin, self.runner.processor, engine.options)
         if engine._overrides != self._overrides:
             engine.runner = self._make_runner(self.runner.processor, engine._overrides)
-        engine.media = MediaReader(self._plugin, engine.runner, engine.options)
+        engine.media = MediaReader(self._plugin, engine.runner, engine.options, self._cache)
         for modality, reason in self.media.refused.items():
             engine.media.refuse(modality, reason)
         return engine

@@ -12,15 +12,15 @@ import numpy as np
 from transformers.video_utils import VideoMetadata
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError, MediaProcessorError
-from mmdatasets.media.audio import decode_audio, probe_audio
+from mmdatasets.media.audio import decode_audio
 from mmdatasets.media.audio_plan import fit_num_samples, plan_audio_chunks, planned_num_samples
 from mmdatasets.media.clip import VideoClip, split_clip
 from mmdatasets.media.identity import identity
 from mmdatasets.media.image import decode_image
-from mmdatasets.media.probe import probe_image
+from mmdatasets.media.prober import MediaProber
 from mmdatasets.media.resize import resize
 from mmdatasets.media.source import describe_source
-from mmdatasets.media.video import decode_frames, probe_video
+from mmdatasets.media.video import decode_frames
 from mmdatasets.planning.cut_audio import CutAudio
 from mmdatasets.planning.inputs import describe_shape, image_input
 from mmdatasets.planning.sampling import Clip, check_indices, planned_video, sample
@@ -41,6 +41,7 @@ from mmdatasets.types import (
 )
 
 if TYPE_CHECKING:
+    from mmdatasets.media.cache import MetadataCache
     from mmdatasets.options import MediaOptions
     from mmdatasets.planning.dry_run import ProcessorRunner
     from mmdatasets.plugins.base import BasePlugin
@@ -56,12 +57,20 @@ class MediaReader:
         plugin: Gives the family's rules and the names of the columns.
         runner: The processor.
         options: How media is read and sized.
+        cache: What is known of media already.
     """
 
-    def __init__(self, plugin: BasePlugin, runner: ProcessorRunner, options: MediaOptions) -> None:
+    def __init__(
+        self,
+        plugin: BasePlugin,
+        runner: ProcessorRunner,
+        options: MediaOptions,
+        cache: MetadataCache | None = None,
+    ) -> None:
         self._plugin = plugin
         self._runner = runner
         self._options = options
+        self._prober = MediaProber(options, cache)
         self._refused: dict[Modality, str] = {}
         self._expand_item = lru_cache(maxsize=_CACHE_SIZE)(self._ask_item)
         self._expand_row = lru_cache(maxsize=_CACHE_SIZE)(self._ask_row)
@@ -95,6 +104,10 @@ class MediaReader:
         """
         return self._each(items, lambda position: self._plan_one(items[position]))
 
+    def keep_found(self) -> None:
+        """Has the metadata cache, if there is one, write what headers were read since the last time."""
+        self._prober.flush()
+
     def _each(self, items: Sequence[MediaItem], work: Callable[[int], list[MediaPlan]]) -> list[list[MediaPlan]]:
         results = []
         seen: Counter[Modality] = Counter()
@@ -117,7 +130,7 @@ class MediaReader:
         if item.modality in self._refused:
             raise MediaProcessorError(self._refused[item.modality])
         if item.modality == "image":
-            info = probe_image(item.reference, self._options)
+            info = self._prober.image(item.reference)
             return [MediaPlan("image", info.width, info.height)]
         return [self._plan_video(item.reference)] if item.modality == "video" else self._plan_audio(item.reference)
 
@@ -126,7 +139,7 @@ class MediaReader:
         if planned is not None:
             return planned
         clip = split_clip(reference)
-        info = probe_video(reference, self._options)
+        info = self._prober.video(reference)
         indices = check_indices(reference.get("indices")) if isinstance(reference, Mapping) else None
         part = Clip(clip.start_s, clip.end_s, indices)
         sampled = sample(info, part, self._options, self._sample_by_processor)
@@ -162,7 +175,7 @@ class MediaReader:
             clip: The part.
             video: What is known of the whole video.
         """
-        info = probe_audio(clip.reference, self._options)
+        info = self._prober.audio(clip.reference)
         start, end = sound_range(clip, info.starts_at_s - video.starts_at_s)
         sample_s = 1 / info.sampling_rate
         if start > info.duration_s - sample_s or (end is not None and end < sample_s):
@@ -183,7 +196,7 @@ class MediaReader:
         return count
 
     def _plan_audio(self, reference: MediaReference) -> list[MediaPlan]:
-        info, limit = probe_audio(reference, self._options), self._longest_s()
+        info, limit = self._prober.audio(reference), self._longest_s()
         if limit is None or info.duration_s <= limit:
             num_samples = self._num_samples(info, 0.0, None)
             return [MediaPlan("audio", start_s=0.0, num_samples=num_samples)]

@@ -118,11 +118,14 @@ def tokenise_rows(
     """
     engine = engine or plugin.engine
     planned = []
-    for conversation, name in zip(conversations, row_names, strict=True):
-        try:
-            planned.append(_plan_row(plugin, engine, conversation))
-        except MMDatasetsError as error:
-            raise error.at(row=name) from error.__cause__
+    try:
+        for conversation, name in zip(conversations, row_names, strict=True):
+            try:
+                planned.append(_plan_row(plugin, engine, conversation))
+            except MMDatasetsError as error:
+                raise error.at(row=name) from error.__cause__
+    finally:
+        engine.media.keep_found()
     encoded = engine.encoder.encode([row.pieces for row in planned], [row.add_special_tokens for row in planned])
     rows = []
     for row, tokens, name in zip(planned, encoded, row_names, strict=True):

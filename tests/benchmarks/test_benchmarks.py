@@ -44,6 +44,11 @@ VIDEO_DECODERS = ["sequential PyAV", *["torchcodec"] * has_torchcodec(), *["deco
             ["--sizes", "320x240", "200x500"],
             ["processor(text, images)", "apply_chat_template", "plugin.collator"],
         ),
+        (
+            "retokenise.py",
+            ["--rows", "10", "--seconds", "1"],
+            ["first time, filling the cache", "again, without a cache", "again, from the cache"],
+        ),
     ],
 )
 def test_benchmark(script, options, contestants):

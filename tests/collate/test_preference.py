@@ -15,6 +15,7 @@ from trl.trainer.kto_trainer import DataCollatorForVisionUnpairedPreference
 from mmdatasets import auto_plugin, get_mm_plugin
 from mmdatasets.errors import CollateError
 from mmdatasets.media import image as image_module
+from mmdatasets.media import prober as prober_module
 from mmdatasets.testing import build_processor, get_spec, list_processors
 from mmdatasets.testing.audio import write_audio
 from mmdatasets.testing.standins import build_standin, list_standins
@@ -238,8 +239,8 @@ def test_each_item_is_decoded_and_processed_once(trainer: str, image_file, tmp_p
 
 def test_headers_are_read_once_for_both_sides(image_file, monkeypatch) -> None:
     seen = []
-    real = media_module.probe_image
-    monkeypatch.setattr(media_module, "probe_image", lambda *args: (seen.append(1), real(*args))[1])
+    real = prober_module.probe_image
+    monkeypatch.setattr(prober_module, "probe_image", lambda *args: (seen.append(1), real(*args))[1])
     row = {"images": [str(image_file(60, 80))], "prompt": [user("<image>?")], "chosen": "Yes.", "rejected": "No."}
     transformed(auto_plugin(build_processor("qwen2_vl")), [row])
     assert len(seen) == 1
