@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmdatasets.collate.sampler import MediaBudgetBatchSampler
     from mmdatasets.options import MediaOptions, ShrinkFloor
     from mmdatasets.plugins.registry import auto_plugin, get_mm_plugin, list_mm_plugins, register_mm_plugin
+    from mmdatasets.shards.preprocess import preprocess
 
 # Public name -> module. Resolved at first use, so that importing the package loads neither torch nor transformers.
 _EXPORTS = {
@@ -20,6 +21,7 @@ _EXPORTS = {
     "auto_plugin": "mmdatasets.plugins.registry",
     "get_mm_plugin": "mmdatasets.plugins.registry",
     "list_mm_plugins": "mmdatasets.plugins.registry",
+    "preprocess": "mmdatasets.shards.preprocess",
     "register_mm_plugin": "mmdatasets.plugins.registry",
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "auto_plugin",
     "get_mm_plugin",
     "list_mm_plugins",
+    "preprocess",
     "register_mm_plugin",
 ]
 

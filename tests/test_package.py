@@ -31,10 +31,11 @@ LAYERS = {
     "transforms": 3,
     "collate": 4,
     "plugins": 5,
-    "integrations": 6,
-    "__main__": 7,
-    "cli": 7,
-    "testing": 8,
+    "shards": 6,
+    "integrations": 7,
+    "__main__": 8,
+    "cli": 8,
+    "testing": 9,
 }
 # The command line's demonstration runs on the processors and models of the testing package.
 ALLOWED = {("cli", "testing"), ("__main__", "cli")}

@@ -13,7 +13,7 @@ from mmdatasets.features import FIT, FitRecord, Outcome, token_features
 from mmdatasets.options import PixelBudget
 from mmdatasets.transforms.batches import BatchReader, StoredColumns, row_columns, select_media, write_columns
 from mmdatasets.transforms.drop_turns import shortened
-from mmdatasets.transforms.row_log import LoggedRow, write_row_log
+from mmdatasets.transforms.row_log import LoggedRow, offer_rows, write_row_log
 from mmdatasets.transforms.shrink import shrink
 from mmdatasets.transforms.tokenise import IGNORE_INDEX, TokenisedRow, tokenise_rows
 from mmdatasets.transforms.truncate import truncate
@@ -182,13 +182,14 @@ def write_fitted(
 
 def report_rows(plugin: BasePlugin, fitted: Sequence[Fitted], names: Sequence[int | str]) -> None:
     """Says which rows of a batch are not as they were, in the plugin's log of rows; else warns of those dropped."""
+    logged = [_logged(one, name) for one, name in zip(fitted, names, strict=True) if one.outcome != "kept"]
+    is_collected = offer_rows(logged)
     if plugin.row_log is not None:
-        logged = [_logged(one, name) for one, name in zip(fitted, names, strict=True) if one.outcome != "kept"]
         contents = (one.original.input_ids.tobytes() for one in fitted)
         write_row_log(plugin.row_log, plugin.settings_digest, contents, logged)
         return
     reasons = Counter(one.reason for one in fitted if one.outcome == "dropped")
-    if reasons:
+    if reasons and not is_collected:
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items(), key=str))
         _logger.warning(
             "dropped %d of %d rows (%s); row_log='a directory' of the plugin keeps which",

@@ -9,7 +9,9 @@ what is said in several files counts once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -57,6 +59,36 @@ class LoggedRow:
     index: int | None = None
     source: str | None = None
     length: int | None = None
+
+
+_collector: ContextVar[list[LoggedRow] | None] = ContextVar("_collector", default=None)
+
+
+@contextmanager
+def collect_rows() -> Iterator[list[LoggedRow]]:
+    """Has the transforms that are called within it say of which rows of theirs something is to be said.
+
+    Yields:
+        A list that they add to, whether they also write a log or not.
+    """
+    rows: list[LoggedRow] = []
+    token = _collector.set(rows)
+    try:
+        yield rows
+    finally:
+        _collector.reset(token)
+
+
+def offer_rows(rows: Sequence[LoggedRow]) -> bool:
+    """Adds rows to the list of `collect_rows`, if the caller is called within it.
+
+    Returns:
+        Whether it is.
+    """
+    collected = _collector.get()
+    if collected is not None:
+        collected.extend(rows)
+    return collected is not None
 
 
 def write_row_log(directory: str, run: str, batch: Iterable[bytes], rows: Sequence[LoggedRow]) -> Path | None:
@@ -128,3 +160,14 @@ def _distinct(table: pa.Table) -> pa.Table:
     is_known = pc.is_valid(table["row"])
     known = table.filter(is_known).group_by(SCHEMA.names, use_threads=False).aggregate([])
     return pa.concat_tables([known.select(SCHEMA.names).cast(SCHEMA), table.filter(pc.invert(is_known))])
+
+
+def remove_unfinished(directory: str | os.PathLike[str], run: str) -> None:
+    """Removes what processes that were killed left of a log. No process may be writing one of these settings.
+
+    Args:
+        directory: The directory; it may be missing.
+        run: What the transform's settings are told by.
+    """
+    for path in Path(directory).glob(f".{_PREFIX}-{run}-*"):
+        path.unlink(missing_ok=True)
