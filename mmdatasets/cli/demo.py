@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
+from mmdatasets.cli.numbers import not_negative, positive
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.options import MediaOptions
 
@@ -65,28 +65,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="folder for the mapped dataset; replaced if an earlier demo wrote it (default: %(default)s)",
     )
     parser.add_argument(
-        "--steps", metavar="N", type=_positive, default=40, help="training steps, with up to 4 rows each (default: 40)"
+        "--steps", metavar="N", type=positive, default=40, help="training steps, with up to 4 rows each (default: 40)"
     )
     parser.add_argument(
         "--max-pixels",
         metavar="N",
-        type=_not_negative,
+        type=not_negative,
         default=MAX_PIXELS,
         help="images are sized to at most this many pixels (width x height), which keeps the training short; 0 leaves "
         "their size to the processor, as for a real run (default: %(default)s)",
     )
     parser.set_defaults(run=run)
-
-
-def _not_negative(text: str, least: int = 0) -> int:
-    number = int(text)
-    if number < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}, got {number}")
-    return number
-
-
-def _positive(text: str) -> int:
-    return _not_negative(text, least=1)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -139,21 +128,12 @@ def _load_processor(name: str | None, console: Console) -> ProcessorMixin:
         from mmdatasets.testing import build_processor
 
         return build_processor(OFFLINE_FAMILY)
-    from transformers import AutoProcessor, ProcessorMixin
+    from transformers import ProcessorMixin
 
-    # A name on the Hub is NAME or OWNER/NAME.
-    if not Path(name).is_dir() and (name.startswith((".", "~", os.sep)) or name.count("/") > 1):
-        raise MMDatasetsError("no such folder; expected one made with processor.save_pretrained", source=name)
+    from mmdatasets.cli.processors import load_processor
+
     console.print(f"Loading the processor {name} ...", markup=False)
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-    # What a wrong name raises depends on where the look-up ends: OSError, ValueError, KeyError, network errors, ...
-    except Exception as error:
-        raise MMDatasetsError(
-            f"cannot load a processor: {error}\nExpected a folder made with processor.save_pretrained, or a name on "
-            "the Hugging Face Hub.",
-            source=name,
-        ) from error
+    processor = load_processor(name)
     if not isinstance(processor, ProcessorMixin):
         raise MMDatasetsError(
             f"this is a {type(processor).__name__}, which takes no images; expected the processor of a vision model",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdatasets._version import __version__
-from mmdatasets.cli import demo
+from mmdatasets.cli import demo, preprocess
 from mmdatasets.errors import MMDatasetsError
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 on wrong usage
@@ -20,12 +20,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Builds the argument parser with every command."""
     parser = argparse.ArgumentParser(
         prog="mmdatasets",
-        description="Turns chat data with images into training batches for vision language models.",
+        description="Turns chat data with images, videos and audio into training batches for multimodal models.",
         epilog="Exit status: 0 success, 1 an error in the data or the model's processor, 2 wrong usage.",
     )
     parser.add_argument("--version", action="version", version=f"mmdatasets {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     demo.add_parser(commands)
+    preprocess.add_parser(commands)
     return parser
 
 

@@ -180,10 +180,13 @@ def open_run(
 
 
 def _with_media_root(plugin: BasePlugin, opened: OpenedSource) -> BasePlugin:
-    """The plugin, reading relative paths from the folder of the data unless it has a folder of its own."""
-    if opened.media_root is None or plugin.options.media_root is not None:
+    """The plugin with an absolute folder for relative paths: its own, else that of the data, where there is one."""
+    root = plugin.options.media_root or opened.media_root
+    if root is None or (root == plugin.options.media_root and Path(root).is_absolute()):
         return plugin
-    return dataclasses.replace(plugin, options=dataclasses.replace(plugin.options, media_root=opened.media_root))
+    return dataclasses.replace(
+        plugin, options=dataclasses.replace(plugin.options, media_root=str(Path(root).absolute()))
+    )
 
 
 @contextmanager

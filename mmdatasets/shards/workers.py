@@ -2,9 +2,9 @@
 
 On Linux the processes are forked, as those of `datasets.map` are: they start at once, share the pages of the source,
 and know the classes of a notebook. (A fresh interpreter would import torch and transformers for 5 to 10 seconds each.)
-What a fork lacks are the parent's threads: the plugin is pickled and unpickled, which builds the processor anew and has
-torch use one thread, as waiting for OpenMP threads that are not there would never end. Elsewhere fresh interpreters are
-started.
+What a fork lacks are the parent's threads. So the plugin is pickled and unpickled, which builds the processor anew and
+has torch use one thread: waiting for OpenMP threads that are not there would never end. Elsewhere fresh interpreters
+are started.
 
 Each process has a pipe of its own to the parent, and no lock is shared: one that is killed takes nothing with it that
 others wait for.

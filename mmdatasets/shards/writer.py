@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -123,7 +124,7 @@ class ShardWriter:
         on_rows: Callable[[int], object],
     ) -> ShardCounts:
         counts: list[ShardCounts] = []
-        with pq.ParquetWriter(file, self.features.arrow_schema, **_writer_settings(self.features)) as writer:
+        with pq.ParquetWriter(file, self._schema, **self._settings) as writer:
             group: list[pa.Table] = []
             for first, rows in batches:
                 table, logged = self._map(first, rows)
@@ -146,7 +147,7 @@ class ShardWriter:
                 table = transform(rows, list(range(first, first + rows.num_rows)))
             except OSError as error:  # not the shard's file
                 raise MMDatasetsError(f"the transform failed: {error}", row=first) from error
-        schema = self.features.arrow_schema
+        schema = self._schema
         if not isinstance(table, pa.Table) or not table.schema.equals(schema):
             got = table.schema.to_string(show_schema_metadata=False) if isinstance(table, pa.Table) else type(table)
             raise MMDatasetsError(
@@ -174,12 +175,12 @@ def _write_group(writer: pq.ParquetWriter, group: list[pa.Table]) -> None:
         writer.write_table(table, row_group_size=table.num_rows)
 
 
-def _writer_settings(features: Features) -> dict[str, object]:
+def _writer_settings(schema: pa.Schema) -> dict[str, object]:
     """Media is compressed already; it is stored as it is, everything else as Parquet usually has it."""
     empty = io.BytesIO()
-    pq.write_table(features.arrow_schema.empty_table(), empty)
-    schema = pq.ParquetFile(empty).schema
-    leaves = [schema.column(index) for index in range(len(schema))]
+    pq.write_table(schema.empty_table(), empty)
+    columns = pq.ParquetFile(empty).schema
+    leaves = [columns.column(index) for index in range(len(columns))]
     media = {leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path.endswith(".bytes")}
     others = [leaf.path for leaf in leaves if leaf.path not in media]
     return {
