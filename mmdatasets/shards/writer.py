@@ -61,6 +61,15 @@ class ShardWriter:
     embed_media: bool = False
     preference: bool = False
 
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        schema: pa.Schema = self.features.arrow_schema  # made anew each time it is asked for
+        return schema
+
+    @cached_property
+    def _settings(self) -> dict[str, object]:
+        return _writer_settings(self._schema)
+
     def write(self, dataset: Dataset, shard: Shard, on_rows: Callable[[int], object] = lambda _: None) -> ShardCounts:
         """Maps the shard's rows of a dataset and writes its file.
 

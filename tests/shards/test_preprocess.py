@@ -126,6 +126,7 @@ def test_embedded_media_needs_no_files(tmp_path, monkeypatch):
 
     preprocess(source, plugin, tmp_path / "out", embed_media=True)
     [file] = (tmp_path / "out").glob("data/*.parquet")
+    assert pq.read_metadata(file).num_row_groups == 1  # pieces are small here
     result = loaded(tmp_path / "out")
     assert result.features == by_reference.features
     assert result[0]["images"] == [{"path": "a.png", "bytes": (folder / "a.png").read_bytes()}]
@@ -241,7 +242,9 @@ def test_other_settings_are_refused_and_named(chats, tmp_path, plugin, settings,
 def test_another_source_or_processor_is_refused(chats, tmp_path):
     plugin = make_plugin()
     preprocess(chats, plugin, tmp_path / "out")
-    with pytest.raises(MMDatasetsError, match='plugin.processor.class: "Qwen2VLProcessor" there, "Qwen3VLProcessor"'):
+    with pytest.raises(
+        MMDatasetsError, match=r'plugin\.processor\.class: "Qwen2VLProcessor" there, "Qwen3VLProcessor"'
+    ):
         preprocess(chats, auto_plugin(build_processor("qwen3_vl")), tmp_path / "out")
     with chats.open("a", encoding="utf-8") as file:
         file.write(chats.read_text("utf-8").splitlines()[0] + "\n")
