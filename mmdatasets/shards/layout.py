@@ -16,6 +16,16 @@ _MIN_DIGITS = 5  # what `datasets` and the Hub go by
 _SPLIT = re.compile(r"\w+(?:\.\w+)*")
 
 
+def check_split(name: str) -> None:
+    """Checks that files can be named after a split.
+
+    Raises:
+        MMDatasetsError: If they cannot.
+    """
+    if not _SPLIT.fullmatch(name):
+        raise MMDatasetsError(f"split={name!r} is no name of a split: letters, digits, '_' and '.'")
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One file of the output.
@@ -46,12 +56,6 @@ class ShardLayout:
     split: str
     num_rows: int
     rows_per_shard: int
-
-    def __post_init__(self) -> None:
-        if not _SPLIT.fullmatch(self.split):
-            raise MMDatasetsError(f"split={self.split!r} is no name of a split: letters, digits, '_' and '.'")
-        if self.rows_per_shard < 1:
-            raise ValueError(f"rows_per_shard must be a positive number, got {self.rows_per_shard!r}")
 
     @property
     def num_shards(self) -> int:

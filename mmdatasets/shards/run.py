@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.shards.counts import ShardCounts
-from mmdatasets.shards.layout import Shard, ShardLayout, unfinished_files
+from mmdatasets.shards.layout import Shard, ShardLayout, check_split, unfinished_files
 from mmdatasets.shards.manifest import (
     Json,
     check_output,
@@ -57,6 +57,7 @@ class RunSettings:
     preference: bool = False
 
     def __post_init__(self) -> None:
+        check_split(self.split)
         for name in ("rows_per_shard", "batch_size"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
