@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 
-from mmdatasets import auto_plugin, preprocess
+from mmdatasets import MediaOptions, auto_plugin, preprocess
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
 from mmdatasets.shards.workers import WorkerError
 from mmdatasets.testing import build_processor
@@ -97,7 +97,9 @@ def rows(count):
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, num_proc):
     """The limit on a file's size is what the system says in the same way and place."""
-    source, plugin = write_chats(tmp_path / "source", 300), make_plugin()
+    path = write_chats(tmp_path / "source", 300)
+    plugin = make_plugin(options=MediaOptions(media_root=str(path.parent)))
+    source = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     settings = {"rows_per_shard": 100, "num_proc": num_proc}
     session = Session(source, plugin, tmp_path / "out", before=partial(limit_files, 8_000), **settings)
     assert "cannot write the shard: " in (outcome := session.outcome())
