@@ -72,13 +72,13 @@ def test_errors_are_said_in_words_and_by_the_status(chats, processor, tmp_path, 
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow  # starts three interpreters
+@pytest.mark.slow  # starts two interpreters
 def test_the_installed_command_is_killed_and_continued(chats, processor, tmp_path):
-    command = [str(Path(sys.executable).with_name("mmdatasets")), "preprocess", str(chats), "--processor", processor]
-    command += ["--rows-per-shard", "1", "--num-proc", "2", "--embed-media"]
+    arguments = ["preprocess", str(chats), "--processor", processor, "--rows-per-shard", "1", "--embed-media"]
+    assert main([*arguments, "--output", str(tmp_path / "whole")]) == 0
+    command = [str(Path(sys.executable).with_name("mmdatasets")), *arguments, "--num-proc", "2"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     settings = {"env": environment, "cwd": tmp_path}
-    subprocess.run([*command, "--output", "whole"], check=True, capture_output=True, **settings)
     with subprocess.Popen([*command, "--output", "out"], start_new_session=True, **settings) as process:
         while not list((tmp_path / "out").glob("data/*.parquet")):
             assert process.poll() is None

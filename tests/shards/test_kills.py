@@ -59,7 +59,7 @@ def test_killed_runs_are_continued(tmp_path):
 
 @pytest.mark.slow  # twenty kills
 def test_twenty_kills_at_random_moments(tmp_path):
-    kill_and_continue(tmp_path, rows=600, kills=20, num_procs=[2, 3, 1])
+    kill_and_continue(tmp_path, rows=480, kills=20, num_procs=[2, 3, 1])
 
 
 def test_what_is_damaged_or_lost_is_written_again(tmp_path):

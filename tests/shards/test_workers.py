@@ -100,14 +100,16 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, num_proc):
     path = write_chats(tmp_path / "source", 300)
     plugin = make_plugin(options=MediaOptions(media_root=str(path.parent)))
     source = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-    settings = {"rows_per_shard": 100, "num_proc": num_proc}
-    session = Session(source, plugin, tmp_path / "out", before=partial(limit_files, 8_000), **settings)
+    settings = {"rows_per_shard": 100, "num_proc": num_proc, "embed_media": True}
+    assert plugin.settings_digest  # which saves the processor
+    session = Session(source, plugin, tmp_path / "out", before=partial(limit_files, 200_000), **settings)
     assert "cannot write the shard: " in (outcome := session.outcome())
     assert "the same command goes on from there" in outcome
     assert sorted(contents(tmp_path / "out")) == ["preprocess-train.json"]
     preprocess(source, plugin, tmp_path / "out", progress=False, **settings)
     preprocess(source, plugin, tmp_path / "whole", progress=False, **settings)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert min(path.stat().st_size for path in (tmp_path / "out").glob("data/*")) > 200_000
     assert len(load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))) == 300
 
 
