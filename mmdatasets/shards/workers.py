@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, TypeAlias
@@ -182,7 +182,8 @@ def _work(connection: Connection, inherited: Sequence[Connection], payload: byte
         return
     except BaseException as error:
         known = error if isinstance(error, MMDatasetsError) else WorkerError(f"{type(error).__name__}: {error}")
-        _say(connection, _Failure(known, traceback.format_exc()))
+        with suppress(_ParentIsGoneError):
+            _say(connection, _Failure(known, traceback.format_exc()))
 
 
 def _next(connection: Connection) -> Shard | None:

@@ -15,7 +15,7 @@ from mmdatasets.cli.main import main
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
-PAGES = [README, REPOSITORY / "docs" / "adding_a_family.md"]
+PAGES = [README, *(REPOSITORY / "docs" / name for name in ("adding_a_family.md", "preprocess.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", flags=re.MULTILINE | re.DOTALL)
 
 
