@@ -133,6 +133,7 @@ def main() -> None:
         "--speed-rows", type=int, default=4000, help="rows to measure speed with (default: %(default)s)"
     )
     options.add_argument("--photos", type=int, default=200, help="different photographs (default: %(default)s)")
+    options.add_argument("--cases", nargs="+", choices=("speed", "memory"), default=("speed", "memory"))
     options.add_argument("--folder", type=Path, help="used by the processes whose memory is measured")
     args = options.parse_args()
     datasets.disable_progress_bars()
@@ -144,11 +145,11 @@ def main() -> None:
         datasets.config.HF_DATASETS_CACHE = folder / "hf"
         dataset = write_source(folder, write_photos(folder / "photos", [(1024, 768)] * args.photos), args.rows)
         results = []
-        for num_proc in (1, 2):
+        for num_proc in (1, 2) if "speed" in args.cases else ():
             rows = dataset.select(range(min(args.speed_rows, args.rows)))
             results += measure_speed(rows, args.family, folder, args.repeats, num_proc)
         memory = []
-        for rows in (args.rows // 4, args.rows // 2, args.rows):
+        for rows in (args.rows // 4, args.rows // 2, args.rows) if "memory" in args.cases else ():
             command = [sys.executable, __file__, "--folder", name, "--rows", str(rows), "--family", args.family]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             memory.append(json.loads(done.stdout.splitlines()[-1]))

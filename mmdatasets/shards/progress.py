@@ -29,19 +29,22 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def show_progress(total: int, done: int, what: str, *, enabled: bool) -> Iterator[Callable[[int], object]]:
-    """Shows a progress bar on the terminal's standard error; where that is no terminal, nothing.
+def show_progress(
+    total: int, done: int, what: str, *, enabled: bool, console: Console | None = None
+) -> Iterator[Callable[[int], object]]:
+    """Shows a progress bar on a terminal; where there is none, nothing.
 
     Args:
         total: Rows in all.
         done: Rows that were mapped before.
         what: What is written.
         enabled: Whether to show anything.
+        console: Where; standard error when `None`.
 
     Yields:
         What is to be called with numbers of rows as they are done.
     """
-    console = Console(stderr=True)
+    console = console or Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -59,6 +59,10 @@ _Message: TypeAlias = "int | Shard | _Failure"
 """What a worker says: rows that it mapped, a shard that it finished, an error."""
 
 
+def _rows_of(shard: Shard) -> str:
+    return f"{shard.start} to {shard.stop - 1}"
+
+
 @dataclass(slots=True)
 class _Worker:
     process: BaseProcess
@@ -82,7 +86,7 @@ class _Worker:
             known = {number.value: number.name for number in signal.Signals}
             how = f"was killed by the signal {known.get(-code, -code)}"
         doing = "" if self.shard is None else f" while it wrote {self.shard.name}"
-        rows = None if self.shard is None else f"{self.shard.start} to {self.shard.stop - 1}"
+        rows = None if self.shard is None else _rows_of(self.shard)
         hint = "; memory ran out, perhaps: try a lower num_proc or batch_size" if code == -signal.SIGKILL else ""
         return WorkerError(
             f"a worker process {how}{doing}{hint}. What is finished stays, and the same command goes on from there",
@@ -173,6 +177,7 @@ def _work(connection: Connection, inherited: Sequence[Connection], payload: byte
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
         other.close()
+    shard: Shard | None = None
     try:
         writer: ShardWriter = pickle.loads(payload)
         while (shard := _next(connection)) is not None:
@@ -181,7 +186,10 @@ def _work(connection: Connection, inherited: Sequence[Connection], payload: byte
     except _ParentIsGoneError:
         return
     except BaseException as error:
-        known = error if isinstance(error, MMDatasetsError) else WorkerError(f"{type(error).__name__}: {error}")
+        rows = None if shard is None else _rows_of(shard)
+        known = (
+            error if isinstance(error, MMDatasetsError) else WorkerError(f"{type(error).__name__}: {error}", row=rows)
+        )
         with suppress(_ParentIsGoneError):
             _say(connection, _Failure(known, traceback.format_exc()))
 

@@ -85,6 +85,15 @@ def test_feeding_benchmark(tmp_path):
 
 
 @pytest.mark.slow
+def test_preprocess_benchmark():
+    """It compares the rows itself. Its memory is measured in further processes, which take long to start."""
+    options = ["--cases", "speed", "--rows", "40", "--photos", "4", "--repeats", "1", "--json"]
+    outcomes = outcomes_of("preprocess.py", options)
+    assert [one["contestant"] for one in outcomes["speed"]] == ["map, to_parquet", "nothing to do", "preprocess"] * 2
+    assert all(one["rate"] > 0 for one in outcomes["speed"])
+
+
+@pytest.mark.slow
 def test_packing_benchmark():
     results = outcomes_of("packing.py", ["--tiny", "--json"])
     plans = [one for one in results if one["case"] == "plan"]

@@ -6,9 +6,12 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from pathlib import Path
+
+import torch
 
 from mmdatasets import MediaOptions, get_mm_plugin, preprocess
 from mmdatasets.plugins.qwen2_vl import Qwen2VLPlugin
@@ -86,7 +89,9 @@ class Session:
     def outcome(self) -> str:
         """What the call ended with; empty where it could not say."""
         self.process.join(PATIENCE_S)  # its answer is a line, which the pipe holds
-        assert self.process.exitcode is not None, "the run hangs"
+        if self.process.exitcode is None:
+            self.kill_group(signal.SIGKILL)
+            raise AssertionError("the run hangs")
         try:
             return self._receiver.recv()
         except EOFError:
@@ -113,6 +118,7 @@ class Session:
 
 def _run(sender, arguments, settings) -> None:
     os.setsid()
+    torch.set_num_threads(1)  # those of the parent are not there; what the package does in its own processes
     try:
         before = settings.pop("before", None)
         if before is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 import signal
@@ -78,11 +79,12 @@ def test_what_is_damaged_or_lost_is_written_again(tmp_path):
     assert identities(tmp_path / "out")[kept.name] == before[kept.name]
 
 
-def test_ctrl_c_ends_all_processes_soon(tmp_path):
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_ctrl_c_ends_all_processes_soon(tmp_path, num_proc):
     source, plugin = write_chats(tmp_path / "source", 200), slow_plugin(0.2)
-    session = Session(source, plugin, tmp_path / "out", rows_per_shard=2, num_proc=2)
+    session = Session(source, plugin, tmp_path / "out", rows_per_shard=2, num_proc=num_proc)
     wait_for_shards(tmp_path / "out", 1)
-    assert len(session.processes()) == 3
+    assert len(session.processes()) == {1: 1, 2: 3}[num_proc]
     start = time.monotonic()
     session.kill_group(signal.SIGINT)
     assert session.outcome() == "KeyboardInterrupt\n"
@@ -111,15 +113,9 @@ def test_a_second_run_on_the_same_output_says_so(tmp_path):
     session.kill_group(signal.SIGKILL)
     session.outcome()
     # A lock ends with its process.
-    preprocess(source, dataclass_copy(plugin, seconds=0.0), tmp_path / "out", overwrite=True, progress=False)
+    preprocess(source, dataclasses.replace(plugin, seconds=0.0), tmp_path / "out", overwrite=True, progress=False)
     folder, cache = str(tmp_path / "out"), str(tmp_path / "cache")
     assert [len(load_dataset(folder, split=split, cache_dir=cache)) for split in ("train", "test")] == [200, 200]
-
-
-def dataclass_copy(plugin, **fields):
-    import dataclasses
-
-    return dataclasses.replace(plugin, **fields)
 
 
 def wait_for_shards(output, number):
