@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mmdatasets.errors import MissingExtraError, MMDatasetsError
+from mmdatasets.integrations.arrow import ArrowTransform
 from mmdatasets.shards.counts import ShardCounts
 from mmdatasets.shards.layout import Shard
 from mmdatasets.shards.report import PreprocessReport
@@ -30,36 +31,6 @@ _CPUS_PER_ACTOR = 2
 """Ray's own work takes cores, too: as many actors as there are cores wait for one another for ever."""
 
 _MOST_BLOCKS = 10_000
-
-
-class TransformActor:
-    """Maps Arrow batches with a plugin's transform. Each actor makes the processor once.
-
-    The class is what `mapInArrow` of Spark and `Dataset.map_batches` of Ray call in their workers; see `map_batches`
-    and docs/ray.md.
-
-    Args:
-        plugin: Its transform maps the rows.
-        source: The types of the source's rows; those of the batches when `None`.
-        preference: Whether the rows are preference data.
-    """
-
-    def __init__(self, plugin: BasePlugin, source: Features | None = None, *, preference: bool = False) -> None:
-        self._transform = plugin.preference_transform if preference else plugin.transform
-        self._source = None if source is None else source.arrow_schema
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Maps one batch; empty ones too, which clusters pass for want of rows.
-
-        Args:
-            batch: Rows of the source.
-
-        Returns:
-            The mapped rows, whose schema has the `datasets` features in its metadata.
-        """
-        if self._source is not None:
-            batch = batch.select(self._source.names).cast(self._source)
-        return cast("pa.Table", self._transform(batch))
 
 
 def map_batches(
@@ -90,7 +61,7 @@ def map_batches(
     """
     ray = _import_ray()
     mapped: RayDataset = dataset.map_batches(
-        TransformActor,
+        ArrowTransform,
         fn_constructor_args=(plugin, source),
         fn_constructor_kwargs={"preference": preference},
         batch_format="pyarrow",

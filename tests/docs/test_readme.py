@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,33 +11,44 @@ from pathlib import Path
 import pytest
 
 from mmdatasets.cli.main import main
+from tests.docs.run_page import BLOCK, run_page
+from tests.integrations.loopback_hub import hub_environment, loopback_hub
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
-PAGES = [README, *(REPOSITORY / "docs" / f"{name}.md" for name in ("adding_a_family", "metadata_cache", "preprocess"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", flags=re.MULTILINE | re.DOTALL)
+PAGES = [REPOSITORY / "docs" / f"{name}.md" for name in ("adding_a_family", "metadata_cache", "preprocess", "ray")]
+HUB_PAGES = [README, REPOSITORY / "docs" / "hub.md"]
 
 
 def test_every_page_with_code_is_run():
     pages = [README, *(REPOSITORY / "docs").glob("**/*.md")]
-    assert {page for page in pages if BLOCK.search(page.read_text("utf-8"))} == set(PAGES)
+    assert {page for page in pages if BLOCK.search(page.read_text("utf-8"))} == {*PAGES, *HUB_PAGES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_python_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch):
-    blocks = BLOCK.findall(page.read_text("utf-8"))
-    assert len(blocks) >= 3
     monkeypatch.chdir(tmp_path)
     # A module that can be imported, as a notebook's is: what it defines can be pickled.
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
-    namespace = vars(module)
-    for number, (code, shown) in enumerate(blocks, start=1):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, f"{page.name}, python block {number}", "exec"), namespace)
-        if shown:
-            assert printed.getvalue() == shown, f"python block {number}"
+    assert len(BLOCK.findall(page.read_text("utf-8"))) >= 3
+    assert run_page(page, module) == []
+
+
+@pytest.mark.parametrize("page", HUB_PAGES, ids=lambda page: page.stem)
+def test_python_blocks_with_a_hub_run_and_print_what_is_shown(page, tmp_path):
+    """In a process of its own, whose hub is here."""
+    with loopback_hub() as hub:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("run_page.py")), str(page)],
+            env=hub_environment(hub, tmp_path / "home"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_shown_output_of_the_demo_is_real(tmp_path, monkeypatch, capsys):

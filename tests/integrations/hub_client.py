@@ -46,8 +46,8 @@ def main() -> None:
     source = rows_of(folder)
     mapped = source.map(plugin.transform, batched=True, features=plugin.features(source.features))
     batch = plugin.collator()(list(mapped))
-    mmdatasets.push_to_hub(mapped, REPOSITORY, token="hf_test")
-    mmdatasets.push_to_hub(mapped.select([4]), "tester/referenced", embed_media=False, token="hf_test")
+    mmdatasets.push_to_hub(mapped, REPOSITORY)
+    mmdatasets.push_to_hub(mapped.select([4]), "tester/referenced", embed_media=False)
     for name in ("a.jpg", "a.mp4", "a.wav"):
         (folder / name).unlink()  # what was pushed must be enough
     found = {}

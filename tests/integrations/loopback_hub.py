@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 USER = "tester"
@@ -249,6 +251,20 @@ ROUTES = (
     (r"/upload/(?P<oid>[0-9a-f]{64})", Handler.upload),
     (rf"/datasets/{_NAME}/resolve/{_REVISION}/(?P<path>.+)", Handler.download),
 )
+
+
+def hub_environment(hub: Hub, home: Path) -> dict[str, str]:
+    """The environment of a process that takes this hub for its own.
+
+    Args:
+        hub: The hub, which must be running.
+        home: Folder for what the client keeps.
+    """
+    repository = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([repository, *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_OFFLINE"}
+    own = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
+    return {**kept, **own, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": paths}
 
 
 @contextmanager

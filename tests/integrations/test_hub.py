@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from mmdatasets.testing.media import write_image
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.video import VideoSpec, write_video
-from tests.integrations.loopback_hub import loopback_hub
+from tests.integrations.loopback_hub import hub_environment, loopback_hub
 
 CLIENT = Path(__file__).with_name("hub_client.py")
 
@@ -224,19 +223,9 @@ def test_a_hub_and_back(tmp_path) -> None:
     write_video(tmp_path / "a.mp4", VideoSpec(num_frames=6, width=64, height=48))
     write_audio(tmp_path / "a.wav", sampling_rate=16_000, duration_s=0.4)
     with loopback_hub() as hub:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "PYTHONPATH": os.pathsep.join([str(CLIENT.parents[2]), os.environ.get("PYTHONPATH", "")]),
-        }
-        environment.pop("TRANSFORMERS_OFFLINE", None)
         done = subprocess.run(
             [sys.executable, str(CLIENT), str(tmp_path)],
-            env=environment,
+            env=hub_environment(hub, tmp_path / "home"),
             capture_output=True,
             text=True,
             check=False,

@@ -8,13 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from datasets import Dataset
 
 from mmdatasets import auto_plugin
 from mmdatasets.errors import MissingExtraError
-from mmdatasets.integrations.ray import TransformActor, map_batches
+from mmdatasets.integrations.ray import map_batches
 from mmdatasets.testing.processors import build_processor
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,21 +49,6 @@ def test_the_example_runs_offline(tmp_path) -> None:
     report = json.loads(output[output.index("{") :])
     assert (report["rows_read"], report["num_shards"]) == (14, 3)
     assert len(list((tmp_path / "example-output" / "ray" / "data").iterdir())) == 3
-
-
-def test_batches_of_an_engine_that_drops_the_schemas_metadata(image_file) -> None:
-    """As Ray, Spark and Daft pass them: plain Arrow, its columns in another order, at times without rows."""
-    chat = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "This."}]
-    source = Dataset.from_dict({"messages": [chat, chat], "images": [[str(image_file(60, 60))]] * 2})
-    plugin = auto_plugin(build_processor("qwen2_vl"))
-    expected = source.map(plugin.transform, batched=True, features=plugin.features(source.features))
-    plain = source.data.table.select(["images", "messages"]).replace_schema_metadata(None)
-    actor = TransformActor(plugin, source.features)
-    mapped = actor(plain)
-    assert mapped.to_pylist() == expected.to_list()
-    assert mapped.schema == plugin.features(source.features).arrow_schema
-    assert actor(plain.slice(0, 0)).schema == mapped.schema
-    assert isinstance(mapped, pa.Table)
 
 
 def test_without_ray(monkeypatch) -> None:
