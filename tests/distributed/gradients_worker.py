@@ -1,6 +1,6 @@
 """What each of two processes runs: a forward and a backward pass on its own rows, under DDP or FSDP2.
 
-torchrun --nproc-per-node 2 gradients_worker.py FAMILY WRAPPER ENSURE_MEDIA ROWS.pkl GRADIENTS.pt
+torchrun --nproc-per-node 2 gradients_worker.py FAMILY WRAPPER[,WRAPPER] ENSURE_MEDIA ROWS.pkl GRADIENTS.pt
 """
 
 from __future__ import annotations
@@ -43,15 +43,22 @@ def full(gradient: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def main() -> None:
-    family, wrapper, ensure_media, rows_file, result = sys.argv[1:]
+    family, wrappers, ensure_media, rows_file, result = sys.argv[1:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=20))
-    rank, size = dist.get_rank(), dist.get_world_size()
     processor = build_processor(family)
     plugin = auto_plugin(processor)
     collator = plugin.collator(ensure_media=ensure_media == "yes")
     rows = pickle.loads(Path(rows_file).read_bytes())
-    batch = collator(rows[rank])
+    batch = collator(rows[dist.get_rank()])
+    gradients = {wrapper: gradients_of(family, processor, batch, wrapper) for wrapper in wrappers.split(",")}
+    if dist.get_rank() == 0:
+        torch.save(gradients, result)
+    leave()
+
+
+def gradients_of(family, processor, batch, wrapper) -> dict[str, torch.Tensor | None]:
+    """The gradients of all ranks' rows together."""
     model = build_model(family, processor)
     for name, parameter in model.named_parameters():
         if any(name.endswith(unused) for unused in NEVER_USED.get(family, ())):
@@ -62,12 +69,9 @@ def main() -> None:
     dist.all_reduce(trained)
     for _ in range(2):  # a second pass waits for what the first one left undone
         model.zero_grad()
-        loss = wrapped(**batch, num_items_in_batch=trained).loss * size
+        loss = wrapped(**batch, num_items_in_batch=trained).loss * dist.get_world_size()
         loss.backward()
-    gradients = {name: full(parameter.grad) for name, parameter in model.named_parameters()}
-    if rank == 0:
-        torch.save(gradients, result)
-    leave()
+    return {name: full(parameter.grad) for name, parameter in model.named_parameters()}
 
 
 if __name__ == "__main__":
