@@ -61,6 +61,8 @@ class MediaRecord(TypedDict):
         num_tokens: Media tokens in the span, which is how many features the model produces for the item.
         max_pixels: Upper bound on the pixels of the image, or of each frame, that `on_overflow="shrink"` lowered for
             this row; `None` where the plugin's options hold.
+        materialised: Whether the row holds what the processor makes of the item first, in place of the original. The
+            other fields describe the original.
     """
 
     modality: str
@@ -79,6 +81,7 @@ class MediaRecord(TypedDict):
     end: int
     num_tokens: int
     max_pixels: int | None
+    materialised: bool
 
 
 class FitRecord(TypedDict):
@@ -123,6 +126,7 @@ def record_of(plan: MediaPlan, item: int, span: tuple[int, int], num_tokens: int
         "end": span[1],
         "num_tokens": num_tokens,
         "max_pixels": None,
+        "materialised": plan.materialised,
     }
 
 
@@ -143,6 +147,7 @@ def plan_of(record: MediaRecord) -> MediaPlan:
         start_s=record["start_s"],
         end_s=record["end_s"],
         num_samples=record["num_samples"],
+        materialised=bool(record.get("materialised")),  # rows of schema 3 do not say
     )
 
 
@@ -166,6 +171,7 @@ def media_info_feature() -> List:
             "end": Value("int32"),
             "num_tokens": Value("int32"),
             "max_pixels": Value("int64"),
+            "materialised": Value("bool"),
         }
     )
 

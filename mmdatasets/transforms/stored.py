@@ -1,0 +1,81 @@
+"""Media that was materialised: what the processor makes of an item first, stored in its place and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmdatasets.errors import MediaDecodeError, MediaError
+from mmdatasets.media.audio import decode_audio
+from mmdatasets.media.audio_plan import fit_num_samples
+from mmdatasets.media.picture_store import read_pictures
+from mmdatasets.planning.sealed import SealedPixels, StoredResizes
+from mmdatasets.planning.sound import SOUND
+from mmdatasets.types import ImageInfo, MediaInput, MediaItem, VideoShape
+
+if TYPE_CHECKING:
+    from mmdatasets.options import MediaOptions
+    from mmdatasets.types import MediaShape
+
+
+def load_stored(item: MediaItem, shape: MediaShape, options: MediaOptions, sampling_rate: int) -> MediaInput:
+    """Reads an image or video that was materialised.
+
+    Args:
+        item: Refers to what is stored: a file of pictures, or one for each frame; with `SOUND` that of its sound.
+        shape: The shape in which the processor gets the original.
+        options: How media is read.
+        sampling_rate: Of the sound.
+
+    Returns:
+        The pixels where they are stored whole, else what stands in for them; see `mmdatasets.planning.sealed`.
+
+    Raises:
+        MediaError: If it cannot be read, or is not what was planned.
+    """
+    if isinstance(shape, ImageInfo):
+        pictures = read_pictures(item.reference, options)
+        return MediaInput(shape, as_processor_input([pictures], (3, shape.height, shape.width)))
+    if not isinstance(shape, VideoShape):
+        raise MediaError("audio that was materialised is an ordinary file")
+    reference, sound = item.reference, None
+    if isinstance(reference, Mapping):
+        reference, sound = reference["frames"], reference[SOUND]  # type: ignore[assignment]
+    frames = _read_frames(reference, options)  # type: ignore[arg-type]
+    count = len(shape.frames.indices)
+    if len(frames) != count:
+        raise MediaDecodeError(f"{len(frames)} frames are stored of {count} that were planned")
+    data = as_processor_input(frames, (count, 3, shape.height, shape.width))
+    if (sound is None) != (shape.num_samples is None):
+        raise MediaDecodeError("its sound was materialised otherwise than it was planned; map the dataset again")
+    if sound is None:
+        return MediaInput(shape, data)
+    samples = decode_audio(sound, options, sampling_rate)
+    return MediaInput(shape, data, fit_num_samples(samples, shape.num_samples or 0, sampling_rate))
+
+
+def as_processor_input(frames: Sequence[Sequence[torch.Tensor]], shape: Sequence[int]) -> torch.Tensor:
+    """What the processor gets in place of an original.
+
+    Args:
+        frames: The pictures of each frame, `torch.uint8` `(3, height, width)`; of an image there is one frame.
+        shape: The original's shape.
+    """
+    size = (int(shape[-2]), int(shape[-1]))
+    by_size = [{(picture.shape[1], picture.shape[2]): picture for picture in pictures} for pictures in frames]
+    if not all(size in pictures for pictures in by_size):
+        return SealedPixels.stand_in(shape, StoredResizes(by_size))
+    whole = [pictures[size].permute(1, 2, 0) for pictures in by_size]
+    return (whole[0] if len(shape) == 3 else torch.stack(whole)).movedim(-1, -3)
+
+
+def _read_frames(references: Sequence[object], options: MediaOptions) -> list[list[torch.Tensor]]:
+    frames = []
+    for index, reference in enumerate(references):
+        try:
+            frames.append(read_pictures(reference, options))
+        except MediaError as error:
+            raise type(error)(f"frame {index}: {error.message}", source=error.source) from error
+    return frames
