@@ -26,23 +26,10 @@ Size: TypeAlias = tuple[int, int]
 """Height and width, in pixels."""
 
 _ABOUT_SHAPE = frozenset(
-    [
-        "__get__",
-        "__len__",
-        "__hash__",
-        "size",
-        "dim",
-        "ndimension",
-        "stride",
-        "storage_offset",
-        "numel",
-        "nelement",
-        "element_size",
-        "is_contiguous",
-        "is_floating_point",
-        "is_complex",
-        "get_device",
-    ]
+    {
+        *("__get__", "__len__", "__hash__", "size", "dim", "ndimension", "stride", "storage_offset", "numel"),
+        *("nelement", "element_size", "is_contiguous", "is_floating_point", "is_complex", "get_device"),
+    }
 )
 """Functions of a tensor whose results, where they are no tensors, do not depend on its values."""
 
