@@ -15,6 +15,7 @@ from mmdatasets.media.header import check_pixels, open_image
 from mmdatasets.media.source import describe_source, open_source
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL.ImageFile import ImageFile
 
     from mmdatasets.options import MediaOptions
@@ -56,7 +57,8 @@ def read_pictures(reference: object, options: MediaOptions) -> list[torch.Tensor
         options: `image_pixel_limit`, `media_root` and `allow_http` are used.
 
     Returns:
-        `torch.uint8` `(3, height, width)` each, the channels of a pixel side by side.
+        `torch.uint8` `(3, height, width)` each, every channel in one block of memory: what processors compute with
+        pixels after resizing takes half as long as with the channels of a pixel side by side.
 
     Raises:
         MediaNotFoundError: The path or URL cannot be opened.
@@ -91,5 +93,9 @@ def _read(image: ImageFile, content: bytes) -> torch.Tensor:
             if offset + length > len(content):
                 raise ValueError("the file is cut off")
             pixels = np.frombuffer(content, dtype=np.uint8, count=length, offset=offset)
-            return torch.from_numpy(pixels.reshape(height, width, 3).copy()).permute(2, 0, 1)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return _planar(pixels.reshape(height, width, 3))
+    return _planar(np.asarray(image.convert("RGB")))
+
+
+def _planar(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))

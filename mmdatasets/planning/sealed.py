@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -164,7 +165,7 @@ class SealedPixels(tv_tensors.TVTensor):  # type: ignore[misc]
     @classmethod
     def stand_in(cls, shape: Sequence[int], source: FrameSource) -> SealedPixels:
         """What has the shape of an original, and memory that is never touched."""
-        return cls.seal(_untouched(shape), source)
+        return cls.seal(_untouched(tuple(shape)), source)
 
     @classmethod
     def _wrap(cls, pixels: torch.Tensor, frames: Sequence[_Frame], layout: _Layout) -> SealedPixels:
@@ -235,8 +236,9 @@ def _plain(pixels: torch.Tensor) -> torch.Tensor:
         return pixels.as_subclass(torch.Tensor)
 
 
-def _untouched(shape: Sequence[int]) -> torch.Tensor:
-    """Zeros, channels last as decoders give pixels, of which the system allocates no page until it is used."""
+@lru_cache(maxsize=16)
+def _untouched(shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros, channels last as decoders give pixels, of which the system allocates no page, as nobody uses them."""
     *lead, channels, height, width = shape
     return torch.from_numpy(np.zeros((*lead, height, width, channels), np.uint8)).movedim(-1, -3)
 

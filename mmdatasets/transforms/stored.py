@@ -67,8 +67,10 @@ def as_processor_input(frames: Sequence[Sequence[torch.Tensor]], shape: Sequence
     by_size = [{(picture.shape[1], picture.shape[2]): picture for picture in pictures} for pictures in frames]
     if not all(size in pictures for pictures in by_size):
         return SealedPixels.stand_in(shape, StoredResizes(by_size))
+    # As decoders give pixels, which is the fast way to resize them.
     whole = [pictures[size].permute(1, 2, 0) for pictures in by_size]
-    return (whole[0] if len(shape) == 3 else torch.stack(whole)).movedim(-1, -3)
+    joined = whole[0] if len(shape) == 3 else torch.stack(whole)
+    return joined.contiguous().movedim(-1, -3)
 
 
 def _read_frames(references: Sequence[object], options: MediaOptions) -> list[list[torch.Tensor]]:
