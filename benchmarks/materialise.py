@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 import torch
 from common import Result, alternate, parser, report, write_photos
 from datasets import Dataset
 from map_videos import write_video
 
 from mmdatasets import MediaOptions, auto_plugin
+from mmdatasets.features import PARQUET_OPTIONS
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.testing import build_processor, write_audio
 
@@ -106,7 +108,7 @@ def store_of(case: str, name: str, seconds: float, made: Dataset, folder: Path) 
     media = [num_bytes([value for column, value in row.items() if column != "media_info"]) for row in made]
     path = folder / f"{case}.parquet"
     repeated = datasets.concatenate_datasets([made] * 4).flatten_indices()
-    repeated.to_parquet(path, batch_size=len(repeated), dictionary_pagesize_limit=2**31 - 1)
+    pq.write_table(repeated.data.table, path, **PARQUET_OPTIONS)
     return Store(case, name, seconds / len(made), sum(media) / len(media), path.stat().st_size / len(repeated))
 
 

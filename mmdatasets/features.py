@@ -35,6 +35,13 @@ SEQUENCE_LENGTHS = "sequence_lengths"
 MEDIA_COLUMNS: dict[Modality, str] = {"image": IMAGES, "video": VIDEOS, "audio": AUDIOS}
 """Column of each modality's references in a mapped dataset."""
 
+PARQUET_OPTIONS: Mapping[str, int | bool] = {"use_dictionary": True, "dictionary_pagesize_limit": 2**30}
+"""For `pyarrow.parquet.write_table(table, path, **PARQUET_OPTIONS)`: a row group has the same media once.
+
+By default, values of more than 1 MB in all are written as often as they occur. (`Dataset.to_parquet` leaves media out of
+dictionaries, and takes no other word for it.)
+"""
+
 Outcome: TypeAlias = Literal["kept", "cut", "shrunk", "dropped"]
 """What became of a row that was to fit into a length. Of rows that are dropped there is no row to say so."""
 

@@ -57,11 +57,13 @@ class Materialiser:
         plugin: The plugin that mapped them.
         quality: Of lossy files; `None` for files that lose nothing.
         unsupported: What becomes of items that cannot be materialised.
+        store: Local directory for the files; they are in the rows themselves when `None`.
     """
 
     plugin: BasePlugin
     quality: int | None = None
     unsupported: Unsupported = "error"
+    store: str | None = None
     _known: dict[Hashable, StoredItem | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ class Materialiser:
                 f"{MEDIA_INFO} does not describe its media: map the dataset with plugin.transform first"
             )
         engine = self.plugin.engine.at_budget(media.budget)
-        return with_stored(row, self._store_row(engine, media))
+        return with_stored(row, self._store_row(engine, media), self.store)
 
     def _store_row(self, engine: Engine, media: RowMedia) -> list[StoredItem | None]:
         """What is stored of each item; `None` where it stays as it is."""
@@ -219,14 +221,9 @@ def _equal(first: object, second: object) -> bool:
 
 
 def materialise_batch(
-    plugin: BasePlugin,
-    batch: Batch,
-    indices: Sequence[int] | None = None,
-    quality: int | None = None,
-    unsupported: Unsupported = "error",
+    materialiser: Materialiser, batch: Batch, indices: Sequence[int] | None = None
 ) -> pa.Table | dict[str, list[object]]:
     """Materialises the media of a batch of mapped rows; see `mmdatasets.plugins.materialising`."""
-    materialiser = Materialiser(plugin, quality, unsupported)
     reader = BatchReader(batch)
     rows = media_rows(reader)
     made, total = [], 0

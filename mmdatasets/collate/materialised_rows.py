@@ -21,10 +21,11 @@ from mmdatasets.features import (
     media_columns,
     media_info_feature,
 )
-from mmdatasets.types import StoredMedia
+from mmdatasets.media.content_store import store_content
 
 if TYPE_CHECKING:
     from mmdatasets.transforms.batches import BatchReader
+    from mmdatasets.types import StoredMedia
 
 MediaRow: TypeAlias = dict[str, object]
 """A row's media columns."""
@@ -97,12 +98,15 @@ def write_rows(reader: BatchReader, rows: Sequence[MediaRow]) -> pa.Table | dict
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def with_stored(row: Mapping[str, object], stored: Sequence[StoredItem | None]) -> MediaRow:
+def with_stored(
+    row: Mapping[str, object], stored: Sequence[StoredItem | None], directory: str | None = None
+) -> MediaRow:
     """A row's media columns with what is stored in the place of originals.
 
     Args:
         row: The row's media columns.
         stored: What is stored of each item of `media_info`; `None` where it stays as it is.
+        directory: Where files are stored; in the row itself when `None`.
 
     Returns:
         New columns. Each chunk of audio becomes an item of its own.
@@ -117,28 +121,28 @@ def with_stored(row: Mapping[str, object], stored: Sequence[StoredItem | None]) 
         if item is not None and item.sound is not None:
             record["start_s"], record["end_s"] = 0.0, None
         if record["modality"] == "audio":
-            audios.append(made[AUDIOS][record["item"]] if item is None else _file(item.sound))
+            audios.append(made[AUDIOS][record["item"]] if item is None else _file(item.sound, directory))
             record["item"] = len(audios) - 1
         elif item is not None:
-            _put(made, record, item)
+            _put(made, record, item, directory)
     if audios:
         made[AUDIOS] = audios
     return {**made, MEDIA_INFO: records}
 
 
-def _put(made: dict[str, list[object]], record: MediaRecord, item: StoredItem) -> None:
+def _put(made: dict[str, list[object]], record: MediaRecord, item: StoredItem, directory: str | None) -> None:
     index = record["item"]
     if record["modality"] == "image":
-        made[IMAGES][index] = _file(item.frames[0])
+        made[IMAGES][index] = _file(item.frames[0], directory)
         return
-    made[VIDEOS][index] = None if item.sound is None else _file(item.sound)
+    made[VIDEOS][index] = _file(item.sound, directory)
     frames = made.setdefault(VIDEO_FRAMES, [])
     frames += [[] for _ in range(index + 1 - len(frames))]
-    frames[index] = [_file(frame) for frame in item.frames]
+    frames[index] = [_file(frame, directory) for frame in item.frames]
 
 
-def _file(content: bytes | None) -> StoredMedia:
-    return StoredMedia(bytes=content, path=None)
+def _file(content: bytes | None, directory: str | None) -> StoredMedia | None:
+    return None if content is None else store_content(content, directory)
 
 
 def num_bytes(row: MediaRow) -> int:
@@ -161,5 +165,5 @@ def check_size(total: int, num_rows: int) -> None:
     if total > _MOST_BYTES:
         raise MMDatasetsError(
             f"the media of {num_rows} rows is more than 2 GiB, which Arrow does not take in one batch: pass "
-            f"map(..., batch_size={max(1, num_rows // 4)}), or less"
+            f"map(..., batch_size={max(1, num_rows // 4)}) or less, or a store directory for the files"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from mmdatasets.collate.materialise import Unsupported, materialise_batch
+from mmdatasets.collate.materialise import Materialiser, Unsupported, materialise_batch
 from mmdatasets.collate.materialised_rows import materialised_features
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Materialising:
         *,
         quality: int | None = None,
         unsupported: Unsupported = "error",
+        store: str | None = None,
     ) -> pa.Table | dict[str, list[object]]:
         """Decodes the media of mapped rows once, for `mapped.map(plugin.materialise, batched=True, batch_size=32)`.
 
@@ -33,8 +34,7 @@ class Materialising:
         of that, and of audio its samples at the model's rate. The collator makes the same batches of it, bit for bit,
         and no longer needs the originals. Every item is compared: the processor runs on the original and on what is
         stored. Images and frames are kept as uncompressed TIFF files, so that reading them takes no longer than
-        copying, 3 bytes for each pixel of the resized size. Smaller batches than usual, since a batch is held in
-        memory.
+        copying, 3 bytes for each pixel of the resized size. A batch is held in memory, hence the small ones.
 
         Rows of preference data are materialised likewise. Packed rows are not: materialise, then pack.
 
@@ -45,13 +45,16 @@ class Materialising:
                 The shapes of inputs and the token ids stay the same. For `map` it stands in `fn_kwargs`.
             unsupported: What becomes of items that cannot be materialised, as some processors use originals otherwise
                 than by resizing them: an `"error"` says so, or they are left as they are (`"keep"`).
+            store: Local directory for the files, to which the rows then refer. Each is there once, however many rows
+                have it. Without it, files are in the rows; see `mmdatasets.features.PARQUET_OPTIONS` for writing them.
 
         Raises:
             MMDatasetsError: If rows were not mapped, or an item cannot be decoded or materialised. Names the row, and
                 the column, index and source of the item.
             ValueError: If `quality` or `unsupported` have no such value.
         """
-        return materialise_batch(cast("BasePlugin", self), batch, indices, quality, unsupported)
+        materialiser = Materialiser(cast("BasePlugin", self), quality, unsupported, store)
+        return materialise_batch(materialiser, batch, indices)
 
     def materialised_features(self, features: Features) -> Features:
         """The types of what `materialise` returns.
