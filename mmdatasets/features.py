@@ -38,8 +38,8 @@ MEDIA_COLUMNS: dict[Modality, str] = {"image": IMAGES, "video": VIDEOS, "audio":
 PARQUET_OPTIONS: Mapping[str, int | bool] = {"use_dictionary": True, "dictionary_pagesize_limit": 2**30}
 """For `pyarrow.parquet.write_table(table, path, **PARQUET_OPTIONS)`: a row group has the same media once.
 
-By default, values of more than 1 MB in all are written as often as they occur. (`Dataset.to_parquet` leaves media out of
-dictionaries, and takes no other word for it.)
+By default, values of more than 1 MB in all are written as often as they occur. (`Dataset.to_parquet` leaves media out
+of dictionaries, and takes no other word for it.)
 """
 
 Outcome: TypeAlias = Literal["kept", "cut", "shrunk", "dropped"]

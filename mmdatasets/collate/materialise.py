@@ -33,7 +33,7 @@ from mmdatasets.options import MediaOptions
 from mmdatasets.planning.sealed import ResizeRecorder, SealedPixels
 from mmdatasets.transforms.batches import BatchReader, row_names
 from mmdatasets.transforms.media import item_key
-from mmdatasets.transforms.stored import as_processor_input
+from mmdatasets.transforms.stored import WHOLE, as_processor_input
 from mmdatasets.types import MediaInput, MediaPlan, Modality
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 Unsupported: TypeAlias = Literal["error", "keep"]
 """What becomes of items that cannot be materialised: an error, or they stay as they are."""
 
-Pictures: TypeAlias = list[torch.Tensor]
+Pictures: TypeAlias = dict[str, torch.Tensor]
+"""What is stored of an image or frame, by how the processor makes it."""
 
 
 @dataclass
@@ -193,9 +194,9 @@ def _smallest(made: MediaInput, recorder: ResizeRecorder) -> list[Pictures]:
     whole = [pixels] if pixels.ndim == 3 else list(pixels)
     if len(recorder.results) < len(whole):
         raise MediaProcessorError("it does not resize all of it")
-    results = [list(recorder.results[number].values()) for number in range(len(whole))]
-    size = sum(picture.numel() for pictures in results for picture in pictures)
-    return results if size < pixels.numel() else [[frame] for frame in whole]
+    results = [recorder.results[number] for number in range(len(whole))]
+    size = sum(picture.numel() for pictures in results for picture in pictures.values())
+    return results if size < pixels.numel() else [{WHOLE: frame} for frame in whole]
 
 
 def _resized_before(made: MediaInput, plan: MediaPlan) -> list[Pictures] | None:
@@ -203,7 +204,7 @@ def _resized_before(made: MediaInput, plan: MediaPlan) -> list[Pictures] | None:
     pixels = cast("torch.Tensor", made.data)
     if tuple(pixels.shape[-2:]) == (plan.height, plan.width):
         return None
-    return [[pixels]] if pixels.ndim == 3 else [[frame] for frame in pixels]
+    return [{WHOLE: pixels}] if pixels.ndim == 3 else [{WHOLE: frame} for frame in pixels]
 
 
 def same(first: object, second: object) -> bool:

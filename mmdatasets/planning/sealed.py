@@ -9,12 +9,10 @@ that they do so again. The processor sees the original's shape both times.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch._C import DisableTorchFunctionSubclass
 from torch.utils._pytree import tree_leaves
@@ -23,13 +21,18 @@ from torchvision.transforms.v2 import functional as tv
 
 from mmdatasets.errors import MediaProcessorError
 
-Size: TypeAlias = tuple[int, int]
-"""Height and width, in pixels."""
-
 _ABOUT_SHAPE = frozenset(
     {
         *("__get__", "__len__", "__hash__", "size", "dim", "ndimension", "stride", "storage_offset", "numel"),
-        *("nelement", "element_size", "is_contiguous", "is_floating_point", "is_complex", "get_device"),
+        *(
+            "nelement",
+            "element_size",
+            "is_contiguous",
+            "is_floating_point",
+            "is_complex",
+            "get_device",
+            "untyped_storage",
+        ),
     }
 )
 """Functions of a tensor whose results, where they are no tensors, do not depend on its values."""
@@ -47,12 +50,12 @@ class FrameSource(Protocol):
         """Whether the frames have their own pixels."""
         ...
 
-    def resized(self, number: int, size: Size, made: torch.Tensor | None) -> torch.Tensor:
+    def resized(self, number: int, how: str, made: torch.Tensor | None) -> torch.Tensor:
         """A frame at another size.
 
         Args:
             number: Which frame.
-            size: Its new size.
+            how: What is done with it, in words: different ways to resize have different ones.
             made: `(3, height, width)` what resizing it gave, where it has pixels.
         """
         ...
@@ -63,23 +66,17 @@ class ResizeRecorder:
     """Keeps what frames are resized to.
 
     Attributes:
-        results: For each frame, size -> `torch.uint8` `(3, height, width)`.
+        results: For each frame, by how it is resized, `torch.uint8` `(3, height, width)`.
     """
 
-    results: dict[int, dict[Size, torch.Tensor]] = field(default_factory=dict)
+    results: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     has_pixels = True
 
-    def resized(self, number: int, size: Size, made: torch.Tensor | None) -> torch.Tensor:
-        """Keeps the result.
-
-        Raises:
-            PixelsReadError: If another one of this size is kept already.
-        """
+    def resized(self, number: int, how: str, made: torch.Tensor | None) -> torch.Tensor:
+        """Keeps the result."""
         if made is None:
             raise RuntimeError("frames that are recorded have pixels")
-        kept = self.results.setdefault(number, {}).setdefault(size, made)
-        if kept is not made and not torch.equal(kept, made):
-            raise PixelsReadError(f"it resizes the original to {size[1]}x{size[0]} pixels in two ways")
+        self.results.setdefault(number, {})[how] = made
         return made
 
 
@@ -88,31 +85,32 @@ class StoredResizes:
     """Gives what was recorded, and no pixels.
 
     Attributes:
-        results: For each frame, size -> `torch.uint8` `(3, height, width)`.
+        results: For each frame, by how it is resized, `torch.uint8` `(3, height, width)`.
     """
 
-    results: Sequence[dict[Size, torch.Tensor]]
+    results: Sequence[Mapping[str, torch.Tensor]]
     has_pixels = False
 
-    def resized(self, number: int, size: Size, made: torch.Tensor | None) -> torch.Tensor:
+    def resized(self, number: int, how: str, made: torch.Tensor | None) -> torch.Tensor:
         """The recorded result.
 
         Raises:
-            PixelsReadError: If there is none of this size.
+            PixelsReadError: If there is none.
         """
-        if size not in self.results[number]:
-            known = ", ".join(f"{width}x{height}" for height, width in self.results[number])
+        if how not in self.results[number]:
+            known = " and ".join(map(repr, self.results[number]))
             raise PixelsReadError(
-                f"it was materialised at {known} pixels, and is wanted at {size[1]}x{size[0]}: the plugin's options "
-                "or its processor changed, or the size depends on what an item is batched with"
+                f"it was materialised by {known}, and is wanted by {how!r}: the plugin's options or its processor "
+                "changed, or what becomes of an item depends on what it is batched with"
             )
-        return self.results[number][size]
+        return self.results[number][how]
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
     source: FrameSource
     number: int
+    before: str = ""  # what was done with it before it is resized
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +124,9 @@ class _Layout:
 
     @classmethod
     def of(cls, pixels: torch.Tensor) -> _Layout:
-        size = tuple(pixels.shape[-3:])
-        return cls(size, pixels.stride()[-3:], math.prod(size), int(pixels.storage_offset()))
+        size, strides = tuple(pixels.shape[-3:]), pixels.stride()[-3:]
+        has_pixels = any(stride and length > 1 for length, stride in zip(size, strides, strict=True))
+        return cls(size, strides, math.prod(size) if has_pixels else 1, int(pixels.storage_offset()))
 
     def select(self, view: torch.Tensor, frames: Sequence[_Frame]) -> Sequence[_Frame]:
         """The frames of a view.
@@ -164,8 +163,8 @@ class SealedPixels(tv_tensors.TVTensor):  # type: ignore[misc]
 
     @classmethod
     def stand_in(cls, shape: Sequence[int], source: FrameSource) -> SealedPixels:
-        """What has the shape of an original, and memory that is never touched."""
-        return cls.seal(_untouched(tuple(shape)), source)
+        """What has the shape of an original, and none of its pixels."""
+        return cls.seal(_blank(shape), source)
 
     @classmethod
     def _wrap(cls, pixels: torch.Tensor, frames: Sequence[_Frame], layout: _Layout) -> SealedPixels:
@@ -227,7 +226,7 @@ def _contiguous(sealed: SealedPixels) -> SealedPixels:
     if all(frame.source.has_pixels for frame in frames):
         copied = plain.contiguous()
     else:
-        copied = torch.from_numpy(np.zeros(tuple(plain.shape), np.uint8))
+        copied = _blank(plain.shape)
     return SealedPixels._wrap(copied, frames, _Layout.of(copied))
 
 
@@ -236,11 +235,11 @@ def _plain(pixels: torch.Tensor) -> torch.Tensor:
         return pixels.as_subclass(torch.Tensor)
 
 
-@lru_cache(maxsize=16)
-def _untouched(shape: tuple[int, ...]) -> torch.Tensor:
-    """Zeros, channels last as decoders give pixels, of which the system allocates no page, as nobody uses them."""
+def _blank(shape: Sequence[int]) -> torch.Tensor:
+    """A byte for each frame, which is to tell frames apart and is otherwise unused, in the place of each pixel."""
     *lead, channels, height, width = shape
-    return torch.from_numpy(np.zeros((*lead, height, width, channels), np.uint8)).movedim(-1, -3)
+    bytes_ = torch.zeros(lead, dtype=torch.uint8)
+    return bytes_[..., None, None, None].expand(*lead, channels, height, width)
 
 
 def _stack(tensors: Sequence[torch.Tensor], dim: int = 0) -> SealedPixels:
@@ -251,7 +250,7 @@ def _stack(tensors: Sequence[torch.Tensor], dim: int = 0) -> SealedPixels:
     if all(frame.source.has_pixels for frame in frames):
         joined = torch.stack([_plain(one) for one in tensors])
     else:
-        joined = _untouched((len(tensors), *tensors[0].shape))
+        joined = _blank((len(tensors), *tensors[0].shape))
     return SealedPixels._wrap(joined, frames, _Layout.of(joined))
 
 
@@ -267,6 +266,7 @@ def _resize(
     if size is None or len(size) != 2 or max_size is not None:
         raise PixelsReadError("it resizes the original to a size that is not said in full")
     wanted = int(size[0]), int(size[1])
+    how = f"resize {wanted[1]}x{wanted[0]} {interpolation.value}{'' if antialias else ' aliased'}"
     frames, plain = pixels.selected, _plain(pixels)
     made: Sequence[torch.Tensor | None] = [None] * len(frames)
     if all(frame.source.has_pixels for frame in frames):
@@ -274,7 +274,9 @@ def _resize(
             plain, list(wanted), interpolation=interpolation, max_size=max_size, antialias=antialias
         )
         made = list(resized.reshape(-1, *resized.shape[-3:]))
-    results = [frame.source.resized(frame.number, wanted, one) for frame, one in zip(frames, made, strict=True)]
+    results = [
+        frame.source.resized(frame.number, frame.before + how, one) for frame, one in zip(frames, made, strict=True)
+    ]
     joined = results[0][None] if len(results) == 1 else torch.stack(results)
     return joined.reshape(*plain.shape[:-3], *joined.shape[1:])
 
@@ -291,8 +293,10 @@ def _pad(
     if all(frame.source.has_pixels for frame in frames):
         padded: torch.Tensor = tv.pad(plain, padding, fill=fill, padding_mode=padding_mode)
     else:
-        blank = torch.empty(plain.shape, dtype=plain.dtype, device="meta")
-        padded = _untouched(tv.pad(blank, padding, fill=0, padding_mode="constant").shape)
+        one = torch.empty((1, *plain.shape[-3:]), dtype=plain.dtype, device="meta")
+        padded = _blank((*plain.shape[:-3], *tv.pad(one, padding, fill=0).shape[1:]))
+    how = f"pad {padding} {fill} {padding_mode}, ".replace("\n", " ")
+    frames = [replace(frame, before=frame.before + how) for frame in frames]
     return SealedPixels._wrap(padded, frames, _Layout.of(padded))
 
 

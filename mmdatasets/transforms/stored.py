@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mmdatasets.options import MediaOptions
     from mmdatasets.types import MediaShape
 
+WHOLE = "whole"
+"""Name of a picture that is what the processor gets, not resized."""
+
 
 def load_stored(item: MediaItem, shape: MediaShape, options: MediaOptions, sampling_rate: int) -> MediaInput:
     """Reads an image or video that was materialised.
@@ -56,24 +59,28 @@ def load_stored(item: MediaItem, shape: MediaShape, options: MediaOptions, sampl
     return MediaInput(shape, data, fit_num_samples(samples, shape.num_samples or 0, sampling_rate))
 
 
-def as_processor_input(frames: Sequence[Sequence[torch.Tensor]], shape: Sequence[int]) -> torch.Tensor:
+def as_processor_input(frames: Sequence[Mapping[str, torch.Tensor]], shape: Sequence[int]) -> torch.Tensor:
     """What the processor gets in place of an original.
 
     Args:
-        frames: The pictures of each frame, `torch.uint8` `(3, height, width)`; of an image there is one frame.
+        frames: The pictures of each frame, `torch.uint8` `(3, height, width)`, by how they were made. An image has one
+            frame.
         shape: The original's shape.
+
+    Raises:
+        MediaDecodeError: If they are not of an original of this shape.
     """
-    size = (int(shape[-2]), int(shape[-1]))
-    by_size = [{(picture.shape[1], picture.shape[2]): picture for picture in pictures} for pictures in frames]
-    if not all(size in pictures for pictures in by_size):
-        return SealedPixels.stand_in(shape, StoredResizes(by_size))
+    if not all(WHOLE in pictures for pictures in frames):
+        return SealedPixels.stand_in(shape, StoredResizes(frames))
+    if any(pictures[WHOLE].shape[-2:] != tuple(shape[-2:]) for pictures in frames):
+        raise MediaDecodeError("it is stored at another size than was planned; map the dataset again")
     # As decoders give pixels, which is the fast way to resize them.
-    whole = [pictures[size].permute(1, 2, 0) for pictures in by_size]
+    whole = [pictures[WHOLE].permute(1, 2, 0) for pictures in frames]
     joined = whole[0] if len(shape) == 3 else torch.stack(whole)
     return joined.contiguous().movedim(-1, -3)
 
 
-def _read_frames(references: Sequence[object], options: MediaOptions) -> list[list[torch.Tensor]]:
+def _read_frames(references: Sequence[object], options: MediaOptions) -> list[dict[str, torch.Tensor]]:
     frames = []
     for index, reference in enumerate(references):
         try:
