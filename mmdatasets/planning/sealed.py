@@ -223,10 +223,7 @@ def _name(func: Callable[..., object]) -> str:
 def _contiguous(sealed: SealedPixels) -> SealedPixels:
     """The same frames, each channel in one block of memory."""
     frames, plain = sealed.selected, _plain(sealed)
-    if all(frame.source.has_pixels for frame in frames):
-        copied = plain.contiguous()
-    else:
-        copied = _blank(plain.shape)
+    copied = plain.contiguous() if all(frame.source.has_pixels for frame in frames) else _blank(plain.shape)
     return SealedPixels._wrap(copied, frames, _Layout.of(copied))
 
 
@@ -236,7 +233,10 @@ def _plain(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _blank(shape: Sequence[int]) -> torch.Tensor:
-    """A byte for each frame, which is to tell frames apart and is otherwise unused, in the place of each pixel."""
+    """A byte for each frame, by whose place frames are told apart, stands for all of its pixels.
+
+    The channels, lines and columns of a frame cannot be told apart: that is left to the recording.
+    """
     *lead, channels, height, width = shape
     bytes_ = torch.zeros(lead, dtype=torch.uint8)
     return bytes_[..., None, None, None].expand(*lead, channels, height, width)

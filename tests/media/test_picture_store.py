@@ -69,11 +69,12 @@ def test_a_lossy_file_is_smaller_and_alike(sizes):
         assert 0 < (picture.float() - smooth[name].float()).abs().mean() < 6
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("quality", [None, 90])
 @pytest.mark.parametrize("kept", [0.3, 0.9])
 def test_a_file_that_is_cut_off_is_an_error(quality, kept):
     content = write_pictures(pictures((70, 50), (60, 40)), quality)
-    with pytest.raises(MediaDecodeError, match="damaged|not a readable image"):
+    with pytest.raises(MediaDecodeError, match=r"damaged|not a readable image"):
         read_pictures(content[: int(kept * len(content))], OPTIONS)
 
 
