@@ -172,6 +172,9 @@ class SealedPixels(tv_tensors.TVTensor):  # type: ignore[misc]
         sealed._frames, sealed._layout = frames, layout
         return sealed
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{tuple(self.shape)}"
+
     @property
     def selected(self) -> Sequence[_Frame]:
         """The frames of this view, in order."""
