@@ -52,7 +52,7 @@ VIDEO_DECODERS = ["sequential PyAV", *["torchcodec"] * has_torchcodec(), *["deco
         (
             "materialise.py",
             ["--rows", "1", "--seconds", "1", "--size", "320x240", "--cases", "photos", "video-16", "audio"],
-            ["originals", "quality=90", "plugin.materialise"],
+            ["originals", "quality=90", "processor alone", "plugin.materialise"],
         ),
     ],
 )
