@@ -32,8 +32,7 @@ from mmdatasets.media.picture_store import read_pictures, write_pictures
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.sealed import ResizeRecorder, SealedPixels
 from mmdatasets.transforms.batches import BatchReader, row_names
-from mmdatasets.transforms.media import item_key
-from mmdatasets.transforms.stored import WHOLE, as_processor_input
+from mmdatasets.transforms.stored import WHOLE, as_processor_input, item_key
 from mmdatasets.types import MediaInput, MediaPlan, Modality
 
 if TYPE_CHECKING:

@@ -48,9 +48,7 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(
-    Training, Materialising, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering
-):
+class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError, Med
 from mmdatasets.media.audio import decode_audio
 from mmdatasets.media.audio_plan import fit_num_samples, plan_audio_chunks, planned_num_samples
 from mmdatasets.media.clip import VideoClip, split_clip
-from mmdatasets.media.identity import identity
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.prober import MediaProber
 from mmdatasets.media.resize import resize
@@ -26,7 +25,7 @@ from mmdatasets.planning.inputs import describe_shape, image_input
 from mmdatasets.planning.sampling import Clip, check_indices, planned_video, sample
 from mmdatasets.planning.sizes import fit_pixels
 from mmdatasets.planning.sound import sound_range
-from mmdatasets.transforms.stored import load_stored
+from mmdatasets.transforms.stored import item_key, load_stored
 from mmdatasets.types import (
     AudioInfo,
     AudioShape,
@@ -368,13 +367,6 @@ class MediaReader:
         rate = self._runner.sampling_rate
         samples = decode_audio(reference, self._options, rate, start_s=plan.start_s or 0.0, end_s=plan.end_s)
         return fit_num_samples(samples, plan.num_samples or 0, rate)
-
-
-def item_key(item: MediaItem, plan: MediaPlan | None) -> Hashable:
-    """Equal for items that decode to the same."""
-    # A plan says which frames or samples; of an image all pixels are decoded.
-    says_nothing = item.modality == "image" and not (plan is not None and plan.materialised)
-    return item.modality, identity(item.reference), None if says_nothing else plan
 
 
 def index_of(items: Sequence[MediaItem], position: int) -> int:

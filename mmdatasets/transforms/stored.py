@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio import decode_audio
 from mmdatasets.media.audio_plan import fit_num_samples
+from mmdatasets.media.identity import identity
 from mmdatasets.media.picture_store import read_pictures
 from mmdatasets.planning.sealed import SealedPixels, StoredResizes
 from mmdatasets.planning.sound import SOUND
@@ -17,10 +18,17 @@ from mmdatasets.types import ImageInfo, MediaInput, MediaItem, VideoShape
 
 if TYPE_CHECKING:
     from mmdatasets.options import MediaOptions
-    from mmdatasets.types import MediaShape
+    from mmdatasets.types import MediaPlan, MediaShape
 
 WHOLE = "whole"
 """Name of a picture that is what the processor gets, not resized."""
+
+
+def item_key(item: MediaItem, plan: MediaPlan | None) -> Hashable:
+    """Equal for items that decode to the same."""
+    # A plan says which frames or samples; of an original image all pixels are decoded.
+    says_nothing = item.modality == "image" and not (plan is not None and plan.materialised)
+    return item.modality, identity(item.reference), None if says_nothing else plan
 
 
 def load_stored(item: MediaItem, shape: MediaShape, options: MediaOptions, sampling_rate: int) -> MediaInput:
