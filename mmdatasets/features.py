@@ -35,6 +35,13 @@ SEQUENCE_LENGTHS = "sequence_lengths"
 MEDIA_COLUMNS: dict[Modality, str] = {"image": IMAGES, "video": VIDEOS, "audio": AUDIOS}
 """Column of each modality's references in a mapped dataset."""
 
+PARQUET_OPTIONS: Mapping[str, int | bool] = {"use_dictionary": True, "dictionary_pagesize_limit": 2**30}
+"""For `pyarrow.parquet.write_table(table, path, **PARQUET_OPTIONS)`: a row group has the same media once.
+
+By default, values of more than 1 MB in all are written as often as they occur. (`Dataset.to_parquet` leaves media out
+of dictionaries, and takes no other word for it.)
+"""
+
 Outcome: TypeAlias = Literal["kept", "cut", "shrunk", "dropped"]
 """What became of a row that was to fit into a length. Of rows that are dropped there is no row to say so."""
 
@@ -61,6 +68,8 @@ class MediaRecord(TypedDict):
         num_tokens: Media tokens in the span, which is how many features the model produces for the item.
         max_pixels: Upper bound on the pixels of the image, or of each frame, that `on_overflow="shrink"` lowered for
             this row; `None` where the plugin's options hold.
+        materialised: Whether the row holds what the processor makes of the item first, in place of the original. The
+            other fields describe the original.
     """
 
     modality: str
@@ -79,6 +88,7 @@ class MediaRecord(TypedDict):
     end: int
     num_tokens: int
     max_pixels: int | None
+    materialised: bool
 
 
 class FitRecord(TypedDict):
@@ -123,6 +133,7 @@ def record_of(plan: MediaPlan, item: int, span: tuple[int, int], num_tokens: int
         "end": span[1],
         "num_tokens": num_tokens,
         "max_pixels": None,
+        "materialised": plan.materialised,
     }
 
 
@@ -143,6 +154,7 @@ def plan_of(record: MediaRecord) -> MediaPlan:
         start_s=record["start_s"],
         end_s=record["end_s"],
         num_samples=record["num_samples"],
+        materialised=bool(record.get("materialised")),  # rows of schema 3 do not say
     )
 
 
@@ -166,6 +178,7 @@ def media_info_feature() -> List:
             "end": Value("int32"),
             "num_tokens": Value("int32"),
             "max_pixels": Value("int64"),
+            "materialised": Value("bool"),
         }
     )
 

@@ -251,6 +251,8 @@ class MediaPlan:
         start_s: Where the audio, or the sound of a video, begins, in seconds from its first sample on.
         end_s: Where it ends; with the file when `None`.
         num_samples: Samples of audio, or of a video's sound where that is used, at the model's rate.
+        materialised: Whether the reference is to what the processor makes of the item first, see
+            `mmdatasets.collate.materialise`.
     """
 
     modality: Modality
@@ -263,6 +265,7 @@ class MediaPlan:
     start_s: float | None = None
     end_s: float | None = None
     num_samples: int | None = None
+    materialised: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

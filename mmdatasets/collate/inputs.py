@@ -178,4 +178,21 @@ def _process_rows(
             located = engine.media.locate_refusal(error, origin.items, shapes)
             if located.index is not None:
                 raise located.at(row=f"{index} of the batch") from error.__cause__
+        _locate_row(plugin, engine, rows, media)
         raise
+
+
+def _locate_row(
+    plugin: BasePlugin, engine: Engine, rows: Sequence[Sequence[MediaInput]], media: Sequence[RowMedia]
+) -> None:
+    """Finds the row whose media was materialised for another processor, by processing such rows one by one.
+
+    Raises:
+        MediaProcessorError: The processor's error on the row, naming it.
+    """
+    for index, (row, origin) in enumerate(zip(rows, media, strict=True)):
+        if any(plan is not None and plan.materialised for plan in origin.plans):
+            try:
+                plugin.process_media(engine, [row])
+            except MediaProcessorError as error:
+                raise error.at(row=f"{index} of the batch") from error.__cause__

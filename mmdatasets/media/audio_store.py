@@ -14,6 +14,8 @@ from mmdatasets.types import StoredMedia
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_FULL_SCALE = 2**15
+_SAMPLES = "samples"
 _SUBTYPES = {"float32": "FLOAT", "int16": "PCM_16", "int32": "PCM_32"}
 
 
@@ -38,6 +40,22 @@ def audio_to_stored(reference: object) -> StoredMedia:
             return to_stored(encoded)
     raw = read_raw_audio(reference)
     return to_stored(reference) if raw is None else StoredMedia(bytes=_wav(raw), path=None)
+
+
+def write_samples(samples: npt.NDArray[np.float32], sampling_rate: int, *, exact: bool = True) -> bytes:
+    """Writes mono audio as WAV. The same samples give the same bytes.
+
+    Args:
+        samples: `(num_samples,)`, full scale being 1.
+        sampling_rate: Samples per second.
+        exact: Whether `decode_audio` is to give these very samples: as 16-bit integers where they all are such, else
+            as 32-bit floats. Otherwise they are rounded to 16 bits, and what exceeds full scale is clipped.
+    """
+    scaled = samples * np.float32(_FULL_SCALE)
+    rounded = np.clip(np.rint(scaled), -_FULL_SCALE, _FULL_SCALE - 1)
+    if exact and not np.array_equal(rounded, scaled):
+        return _wav(RawAudio(samples[None], sampling_rate, _SAMPLES))
+    return _wav(RawAudio(rounded.astype(np.int16)[None], sampling_rate, _SAMPLES))
 
 
 def _wav(raw: RawAudio) -> bytes:

@@ -382,6 +382,8 @@ def _named_parameters(processor_class: type[ProcessorMixin], modality: Modality)
 
 
 def _refusal(error: Exception) -> MediaProcessorError:
+    if isinstance(error, MediaProcessorError):
+        return error
     if isinstance(error, NotImplementedError) and not str(error):
         lacks = "its class lacks replace_image_token or its like. Write a plugin, as docs/adding_a_family.md shows"
         return MediaProcessorError(f"the model's processor does not say what an item becomes in the text: {lacks}")

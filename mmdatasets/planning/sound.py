@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from mmdatasets.media.clip import VideoClip
 
+SOUND = "sound"
+"""Key of a mapping that refers to a video that was materialised: the file of its sound, in place of a track."""
+
 SoundRange: TypeAlias = tuple[float, float | None]
 """Where sound begins and ends, in seconds from the first sample on; with the file when `None`."""
 

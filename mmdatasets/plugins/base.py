@@ -24,6 +24,7 @@ from mmdatasets.options import MediaOptions
 from mmdatasets.planning.snapshot import ProcessorSnapshot
 from mmdatasets.plugins.fitting import Fitting
 from mmdatasets.plugins.hooks import FamilyHooks
+from mmdatasets.plugins.materialising import Materialising
 from mmdatasets.plugins.pickling import canonical
 from mmdatasets.plugins.preferences import PreferenceStages
 from mmdatasets.plugins.record import Recorded
@@ -47,7 +48,7 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(Training, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering):
+class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses

@@ -45,6 +45,8 @@ class FamilyHooks:
     outputs_are_stacked: ClassVar[bool] = True
     """Whether the processor's tensors stack items, patches or rows along their first dimension alone, so that those of
     the same rows once more are these tensors once more."""
+    sizes_depend_on_batch: ClassVar[bool] = False
+    """Whether an item is resized otherwise in other batches, so that it cannot be done once for all."""
     towers: ClassVar[tuple[tuple[Modality, ...], ...]] = (("image", "video"), ("audio",))
     """The modalities of each encoder of the model. A blank item of any of them has the encoder run."""
 

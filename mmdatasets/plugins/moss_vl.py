@@ -41,6 +41,7 @@ class MossVLPlugin(BasePlugin):
     """
 
     outputs_are_stacked: ClassVar[bool] = False  # with more rows, the budget is shared by more
+    sizes_depend_on_batch: ClassVar[bool] = True
 
     def media_tokens(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> Mapping[Modality, tuple[str, str]]:
         """The placeholders that the processor looks for, and the image token, which frames have as well."""

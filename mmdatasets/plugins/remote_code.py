@@ -37,5 +37,7 @@ def refusing() -> Iterator[None]:
     """
     try:
         yield
+    except MediaProcessorError:
+        raise
     except (ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise MediaProcessorError(f"the model's processor refuses it: {error}") from error

@@ -14,13 +14,14 @@ from typing import TypeAlias
 
 from mmdatasets.testing.checks import CHECKS
 from mmdatasets.testing.checks.batches import NOT_ONE_VIDEO
+from mmdatasets.testing.checks.materialised import ELSEWHERE, modalities_that_stay
 from mmdatasets.testing.checks.packing import ONE_IMAGE
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
 from mmdatasets.testing.processors import missing_packages
 from mmdatasets.testing.processors.more import NOT_TRIED
 from mmdatasets.testing.subjects import generic_subjects, named_subjects, standin_subjects
-from mmdatasets.types import MODALITIES
+from mmdatasets.types import MODALITIES, Modality
 
 _LONGEST = 240
 """Characters of a remark."""
@@ -28,12 +29,15 @@ _LONGEST = 240
 _NO_MODEL = "no tiny model"
 PACKING = "packing"
 """The check that decides on the column of packing."""
+MATERIALISED = "materialised"
+"""The check that decides on the column of what can be materialised."""
 _UNREMARKABLE = {
     "no images",
     "no media",
     "no row is padded",
     "the batch has media",
     _NO_MODEL,
+    ELSEWHERE,
     ONE_IMAGE,
     NOT_ONE_VIDEO,
     *(one.too_large_for_models for one in SCENARIOS),
@@ -47,7 +51,9 @@ What the conformance suite (`mmdatasets.testing.conformance`) found, written by
 *Exact* means that every check below holds in every scenario that the processor has the modalities for, or that the
 remark says which does not, and why. *Packs* names what `plugin.packed_collator` takes as `attention` for the family's
 models: each was trained on packed rows, and had the loss and gradients of the rows one by one. (`flex` has no backward
-pass on CPUs; its masks equal those of `block_mask`.) Where nothing is said, the oracle is the processor's own call.
+pass on CPUs; its masks equal those of `block_mask`.) *Materialises* names the media that `plugin.materialise` stores
+so that batches stay the same, bit for bit; other media stays as it is. Where nothing is said, the oracle is the
+processor's own call.
 Scenarios: {scenarios}.
 The models are not run on the huge image, for the memory that attention over its patches takes. Of videos and audio,
 processors get the frames and samples that plain decoders find, and are told where these come from.
@@ -57,8 +63,8 @@ processors get the frames and samples that plain decoders find, and are told whe
 {checks}
 """
 _COLUMNS = (
-    "| family | plugin | processor class | modalities | exact | packs | remarks |\n"
-    "| --- | --- | --- | --- | --- | --- | --- |\n"
+    "| family | plugin | processor class | modalities | exact | packs | materialises | remarks |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
 )
 _REMOTE = (
     "The processors of these families, and their models, are code on the model hub. The plugins are written against "
@@ -109,10 +115,27 @@ def _row(subject: Subject, cell_of: CellOf, qualified: str = "") -> str:
     text = "; ".join(" ".join(remark.split()).replace("|", "\\|") for remark in _remarks(cells))
     kind = type(subject.processor).__name__
     media = ", ".join(modalities) or "none"
-    packs = _packs(subject, cells)
+    packs, stored = _packs(subject, cells), ", ".join(_materialises(cells)) or "none"
     return (
-        f"| {subject.name} | `{subject.plugin.family}` | {kind} | {media} | {exact}{qualified} | {packs} | {text} |\n"
+        f"| {subject.name} | `{subject.plugin.family}` | {kind} | {media} | {exact}{qualified} | {packs} | {stored} "
+        f"| {text} |\n"
     )
+
+
+def _materialises(cells: Sequence[Cell]) -> list[Modality]:
+    """The modalities whose originals are not needed for the same batches."""
+    modalities = {scenario.name: scenario.modalities for scenario in SCENARIOS}
+    held = [
+        cell
+        for cell in cells
+        if not (cell.not_run or cell.refused) and MATERIALISED not in {**cell.failures, **cell.skipped}
+    ]
+    return [
+        one
+        for one in MODALITIES
+        if any(one in modalities[cell.scenario] for cell in held)
+        and not any(one in modalities_that_stay(cell.remarks.get(MATERIALISED, "")) for cell in cells)
+    ]
 
 
 def _packs(subject: Subject, cells: Sequence[Cell]) -> str:

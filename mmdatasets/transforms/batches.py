@@ -33,6 +33,7 @@ from mmdatasets.features import (
 from mmdatasets.media.audio_store import audio_to_stored
 from mmdatasets.media.source import is_pil_image, resolve_stored, to_stored
 from mmdatasets.media.video_store import video_to_stored
+from mmdatasets.planning.sound import SOUND
 
 if TYPE_CHECKING:
     from mmdatasets.transforms.tokenise import TokenisedRow
@@ -212,7 +213,8 @@ def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReferenc
     frames = as_references(row.get(VIDEO_FRAMES))
     for index, video in enumerate(found["video"]):
         if index < len(frames) and frames[index]:
-            found["video"][index] = frames[index]
+            # A file beside frames is the sound of a video that was materialised.
+            found["video"][index] = frames[index] if video is None else {"frames": frames[index], SOUND: video}
         elif video is None:
             raise MediaReferenceError(
                 f"the video is a list of frames, which the row has not: keep the column {VIDEO_FRAMES!r}",

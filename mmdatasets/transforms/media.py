@@ -15,7 +15,6 @@ from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError, Med
 from mmdatasets.media.audio import decode_audio
 from mmdatasets.media.audio_plan import fit_num_samples, plan_audio_chunks, planned_num_samples
 from mmdatasets.media.clip import VideoClip, split_clip
-from mmdatasets.media.identity import identity
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.prober import MediaProber
 from mmdatasets.media.resize import resize
@@ -26,6 +25,7 @@ from mmdatasets.planning.inputs import describe_shape, image_input
 from mmdatasets.planning.sampling import Clip, check_indices, planned_video, sample
 from mmdatasets.planning.sizes import fit_pixels
 from mmdatasets.planning.sound import sound_range
+from mmdatasets.transforms.stored import item_key, load_stored
 from mmdatasets.types import (
     AudioInfo,
     AudioShape,
@@ -314,21 +314,34 @@ class MediaReader:
             MediaError: If one cannot be decoded, or is not what was planned. Names column, index and source.
         """
         known = {} if decoded is None else decoded
-        loaded: list[MediaInput] = []
-        for position, (item, plan) in enumerate(zip(items, plans, strict=True)):
-            # A plan says which frames or samples; of an image all pixels are decoded.
-            key = (item.modality, identity(item.reference), None if item.modality == "image" else plan)
-            try:
-                made = known[key] if key in known else self._load_one(item, plan)
-                if plan is not None:
-                    _check(made, self.shape(plan))
-            except MediaError as error:
-                raise self._located(error, item, index_of(items, position)) from error.__cause__
-            known[key] = made
-            loaded.append(made)
-        return loaded
+        return [self.load_at(items, position, plan, known) for position, plan in enumerate(plans)]
+
+    def load_at(
+        self,
+        items: Sequence[MediaItem],
+        position: int,
+        plan: MediaPlan | None,
+        known: dict[object, MediaInput],
+    ) -> MediaInput:
+        """Decodes one item of a row; see `load`."""
+        item = items[position]
+        key = item_key(item, plan)
+        try:
+            made = known[key] if key in known else self._load_one(item, plan)
+            if plan is not None:
+                _check(made, self.shape(plan))
+        except MediaError as error:
+            raise self._located(error, item, index_of(items, position)) from error.__cause__
+        known[key] = made
+        return made
+
+    def locate(self, error: MediaError, items: Sequence[MediaItem], position: int) -> MediaError:
+        """The error with the place of the item that it is about."""
+        return self._located(error, items[position], index_of(items, position))
 
     def _load_one(self, item: MediaItem, plan: MediaPlan | None) -> MediaInput:
+        if plan is not None and plan.materialised and item.modality != "audio":
+            return load_stored(item, self.shape(plan), self._options, self._runner.sampling_rate)
         if item.modality == "image":
             return self._load_image(item.reference)
         if plan is None:

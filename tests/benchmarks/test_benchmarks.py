@@ -49,6 +49,11 @@ VIDEO_DECODERS = ["sequential PyAV", *["torchcodec"] * has_torchcodec(), *["deco
             ["--rows", "10", "--seconds", "1"],
             ["first time, filling the cache", "again, without a cache", "again, from the cache"],
         ),
+        (
+            "materialise.py",
+            ["--rows", "1", "--seconds", "1", "--size", "320x240", "--cases", "photos", "video-16", "audio"],
+            ["originals", "quality=90", "processor alone", "plugin.materialise"],
+        ),
     ],
 )
 def test_benchmark(script, options, contestants):

@@ -16,7 +16,8 @@ from tests.integrations.loopback_hub import hub_environment, loopback_hub
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
-PAGES = [REPOSITORY / "docs" / f"{name}.md" for name in ("adding_a_family", "metadata_cache", "preprocess", "ray")]
+NAMES = ("adding_a_family", "materialise", "metadata_cache", "preprocess", "ray")
+PAGES = [REPOSITORY / "docs" / f"{name}.md" for name in NAMES]
 HUB_PAGES = [README, REPOSITORY / "docs" / "hub.md"]
 
 

@@ -126,6 +126,7 @@ def test_media_info_says_what_is_decoded(plugin, files) -> None:
         "end_s": None,
         "num_samples": None,
         "max_pixels": None,
+        "materialised": False,
     }
     assert (second["item"], second["width"], second["height"]) == (1, 160, 96)
     assert second["frame_indices"] == list(range(9))

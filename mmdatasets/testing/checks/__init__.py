@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from mmdatasets.testing.checks import batches, models, packing, rows, stages
+from mmdatasets.testing.checks import batches, materialised, models, packing, rows, stages
 from mmdatasets.testing.conformance import Run
 from mmdatasets.testing.oracles import Expected
 
@@ -35,5 +35,6 @@ CHECKS: dict[str, Check] = {
         batches.other_padding,
         models.ensured_media,
         packing.packing,
+        materialised.materialised,
     )
 }
