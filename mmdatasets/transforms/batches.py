@@ -110,7 +110,7 @@ class BatchReader:
     def media(self, column: str, modality: Modality, num_rows: int) -> list[list[MediaReference] | None]:
         """The references in a media column: one list for each row, `None` without column or value.
 
-        A row's one video may stand there as a list of images, its frames.
+        A row's one video may stand there as a list of images, its frames. Nulls and empty paths are no references.
         """
         if column not in self.column_names:
             return [None] * num_rows
@@ -119,7 +119,14 @@ class BatchReader:
         if modality == "video":
             typed = table is not None and _is_list_of_images(Features.from_arrow_schema(table.schema)[column])
             values = [[value] if value and (typed or _are_images(value)) else value for value in values]
-        return [None if value is None else as_references(value) for value in values]
+        return [None if value is None else list(filter(_is_something, as_references(value))) for value in values]
+
+
+def _is_something(reference: object) -> bool:
+    """Whether a value refers to media: how a row says that it has none differs from dataset to dataset."""
+    if isinstance(reference, Mapping) and set(reference) <= {"path", "bytes"}:
+        return any(reference.values())
+    return reference is not None and not (isinstance(reference, str | bytes) and not reference)
 
 
 def _is_list_of_images(feature: object) -> bool:

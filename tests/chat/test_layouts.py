@@ -122,7 +122,7 @@ def test_a_function_call_is_a_tool_call_where_the_template_writes_those() -> Non
     as_string = json.dumps({**function, "arguments": json.dumps(function["arguments"])})
     for value in (written, as_string, f"[{written}]"):
         assert read({"conversations": [said("function_call", value)]}) == [expected]
-    assert read({"conversations": [said("function_call", written)]}, tool_calls=False) == [assistant(written)]
+    assert read({"conversations": [said("function_call", written)]}, calls="none") == [assistant(written)]
     for other in ("look_up(city=Rome)", "[]", '{"name": "f", "why": 1}', "[1]"):
         assert read({"conversations": [said("function_call", other)]}) == [assistant(other)]
 

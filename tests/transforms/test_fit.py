@@ -150,7 +150,9 @@ def test_turns_begin_with_the_user() -> None:
     assert starts("uataua") == [0, 4]
     assert starts("sdaua") == [2, 3]
     assert starts("usaua") == [0, 3]
-    assert starts("uua") == [0, 1]
+    assert starts("uua") == [0]
+    assert starts("uuauuua") == [0, 3]
+    assert starts("usua") == [0, 2]
     assert starts("s") == []
 
 
