@@ -242,8 +242,9 @@ def _roles_with_placeholders(
     elsewhere = sum(count for is_answer, count in counts if not is_answer)
     if items is None and elsewhere:
         raise PlaceholderError(
-            f"the text has {elsewhere} {placeholder!r}, but the rows have no column with {modality}s: name it with "
-            f"{modality}s_column=..., or give each row an empty list of {modality}s where the text is meant literally"
+            f"the text has {elsewhere} {placeholder!r}, but the rows have no column with {modality}s, or null in it: "
+            f"name it with {modality}s_column=..., or give each row an empty list of {modality}s where the text is "
+            "meant literally"
         )
     num_items = len(items or ())
     num_parts = _num_open_parts(messages, modality)

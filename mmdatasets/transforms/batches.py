@@ -110,7 +110,7 @@ class BatchReader:
     def media(self, column: str, modality: Modality, num_rows: int) -> list[list[MediaReference] | None]:
         """The references in a media column: one list for each row, `None` without column or value.
 
-        A row's one video may stand there as a list of images, its frames. Nulls and empty paths are no references.
+        A row's one video may stand there as a list of images, its frames.
         """
         if column not in self.column_names:
             return [None] * num_rows
@@ -119,7 +119,14 @@ class BatchReader:
         if modality == "video":
             typed = table is not None and _is_list_of_images(Features.from_arrow_schema(table.schema)[column])
             values = [[value] if value and (typed or _are_images(value)) else value for value in values]
-        return [None if value is None else list(filter(_is_something, as_references(value))) for value in values]
+        return [_references_in(value) for value in values]
+
+
+def _references_in(value: object) -> list[MediaReference] | None:
+    """The references of a row; `None` where it has nothing but nulls and empty paths, as where it has null."""
+    given = as_references(value)
+    found = list(filter(_is_something, given))
+    return None if value is None or (given and not found) else found
 
 
 def _is_something(reference: object) -> bool:
