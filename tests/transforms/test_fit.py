@@ -175,6 +175,23 @@ def test_tool_messages_go_with_their_turn_and_media_of_the_system_prompt_stays(i
     )
 
 
+def test_a_photo_stays_with_the_question_that_follows_it_in_a_message_of_its_own(image_file: ImageFactory) -> None:
+    files = [image_file(*size) for size in SIZES[:2]]
+    turns = [
+        [
+            {"role": "user", "content": "<image>"},
+            {"role": "user", "content": f"What is it, {number}?"},
+            {"role": "assistant", "content": "A cat."},
+        ]
+        for number in range(2)
+    ]
+    last = encode("qwen2_vl", turns[1], files[1:])
+    row = fitted("qwen2_vl", [*turns[0], *turns[1]], files, max_length=len(last), on_overflow="drop_turns")
+    assert row["input_ids"] == last
+    assert row["fit"]["turns_dropped"] == 1
+    assert fitted("qwen2_vl", turns[0], files[:1], max_length=len(last) - 5, on_overflow="drop_turns") is None
+
+
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "deepseekv3"])
 def test_templates_that_rewrite_history(name: str, trl_template) -> None:
     thought = {"role": "assistant", "content": "<think>\nHm, let me see.\n</think>\n\nBlue."}
