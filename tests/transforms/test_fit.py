@@ -189,7 +189,7 @@ def test_a_photo_stays_with_the_question_that_follows_it_in_a_message_of_its_own
     row = fitted("qwen2_vl", [*turns[0], *turns[1]], files, max_length=len(last), on_overflow="drop_turns")
     assert row["input_ids"] == last
     assert row["fit"]["turns_dropped"] == 1
-    assert fitted("qwen2_vl", turns[0], files[:1], max_length=len(last) - 5, on_overflow="drop_turns") is None
+    assert fitted("qwen2_vl", turns[1], files[1:], max_length=len(last) - 1, on_overflow="drop_turns") is None
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "deepseekv3"])
