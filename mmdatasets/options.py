@@ -22,9 +22,11 @@ class MediaOptions:
 
     Attributes:
         image_max_pixels: Upper bound on the pixels (width x height) that the processor resizes an image to. It is
-            given to the processor as its `size`, where that counts pixels, and holds exactly. Other processors get
-            the image resized to it before (bicubic, antialiased, the aspect ratio kept); what they then make of
-            that is up to them: some fit every image into one square, some round its sides up to whole patches.
+            given to the processor as its `size`, where that counts pixels, and holds exactly. Processors that enlarge
+            every image to a number of tiles (`max_patches`, say) get a bound on these instead, of one tile at least.
+            Others get the image resized to it before (bicubic, antialiased, the aspect ratio kept); what they then
+            make of that is up to them: some fit every image into one square, some round its sides up to whole
+            patches.
         image_min_pixels: Lower bound on the same.
         image_pixel_limit: Images, and frames of videos, with more pixels in their header are refused before any
             decoding.

@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from mmdatasets.errors import ConversationError, PlaceholderError
 from mmdatasets.types import MODALITIES, MediaItem, Modality
@@ -18,6 +18,14 @@ Part: TypeAlias = dict[str, object]
 Message: TypeAlias = dict[str, object]
 MediaColumns: TypeAlias = "Mapping[Modality, Sequence[MediaReference] | None]"
 """A row's media of each modality; `None` where the dataset has no such column."""
+
+Unplaced: TypeAlias = Literal["error", "first_user"]
+"""What becomes of a row's media that neither a placeholder nor a part has a place for.
+
+- `"error"`: the row is refused;
+- `"first_user"`: where the chat has no place for any item of a modality, all of them stand before the text of the
+  first message of the user, images before videos before audio, as TRL takes images.
+"""
 
 PLACEHOLDERS: dict[Modality, str] = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
 """What a user writes in text for one media item, where nothing else is said."""
@@ -60,15 +68,19 @@ class Conversation:
         return [item.reference for item in self.media if item.modality == modality]
 
 
+_HINT = "; or have media without a place stand before the first question (unplaced_media='first_user')"
 _NO_MEDIA: MediaColumns = dict.fromkeys(MODALITIES, ())
 
 
-def check_placeholders(placeholders: Mapping[Modality, str]) -> None:
-    """Checks that what is to stand for media items can be told apart in text.
+def check_placeholders(placeholders: Mapping[Modality, str], unplaced: Unplaced = "error") -> None:
+    """Checks that what is to stand for media items can be told apart in text, and what becomes of those without.
 
     Raises:
-        ValueError: If one is empty or stands within another.
+        ValueError: If a placeholder is empty or stands within another, or there is no such choice as `unplaced`.
     """
+    if unplaced not in get_args(Unplaced):
+        known = ", ".join(map(repr, get_args(Unplaced)))
+        raise ValueError(f"unplaced_media={unplaced!r} is none of {known}")
     for modality, text in placeholders.items():
         if not text or not isinstance(text, str):
             raise ValueError(f"{modality}_placeholder must be a text such as '<{modality}>', got {text!r}")
@@ -81,7 +93,10 @@ def check_placeholders(placeholders: Mapping[Modality, str]) -> None:
 
 
 def normalise(
-    messages: object, media: MediaColumns = _NO_MEDIA, placeholders: Mapping[Modality, str] = PLACEHOLDERS
+    messages: object,
+    media: MediaColumns = _NO_MEDIA,
+    placeholders: Mapping[Modality, str] = PLACEHOLDERS,
+    unplaced: Unplaced = "error",
 ) -> Conversation:
     """Brings one row into the form that the chat template takes.
 
@@ -99,6 +114,7 @@ def normalise(
         messages: Mappings with `role` and `content`, the content a string or a list of parts.
         media: The row's media columns. A modality that is left out counts as a column that the dataset lacks.
         placeholders: What stands in text for an item of each modality.
+        unplaced: What becomes of media that the chat has no place for.
 
     Raises:
         ConversationError: If `messages` has another shape.
@@ -109,6 +125,8 @@ def normalise(
             f"expected a non-empty list of messages with 'role' and 'content', got {_describe(messages)}"
         )
     cleaned = [_clean_message(message, index) for index, message in enumerate(messages)]
+    if unplaced == "first_user":
+        cleaned = _with_unplaced(cleaned, media, placeholders)
     roles = {
         modality: _roles_with_placeholders(cleaned, modality, placeholders[modality], media.get(modality))
         for modality in MODALITIES
@@ -192,6 +210,29 @@ def _count_placeholders(message: Message, placeholder: str) -> int:
     return sum(str(part["text"]).count(placeholder) for part in _parts(message) if part["type"] == "text")
 
 
+def _num_open_parts(messages: Sequence[Message], modality: Modality) -> int:
+    """How many parts stand for items of a modality's column."""
+    return sum(part["type"] == modality and modality not in part for message in messages for part in _parts(message))
+
+
+def _with_unplaced(
+    messages: list[Message], media: MediaColumns, placeholders: Mapping[Modality, str]
+) -> list[Message]:
+    """The chat with parts in its first question for the modalities that it has no place for."""
+    asked = [message for message in messages if message["role"] != "assistant"]
+    parts: list[Part] = []
+    for modality in MODALITIES:
+        written = sum(_count_placeholders(message, placeholders[modality]) for message in asked)
+        if not written and not _num_open_parts(messages, modality):
+            parts += [{"type": modality} for _ in media.get(modality) or ()]
+    first = next((at for at, message in enumerate(messages) if message["role"] == "user"), None)
+    if not parts or first is None:
+        return messages
+    content = messages[first].get("content")
+    said = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+    return [*messages[:first], {**messages[first], "content": [*parts, *said]}, *messages[first + 1 :]]
+
+
 def _roles_with_placeholders(
     messages: Sequence[Message], modality: Modality, placeholder: str, items: Sequence[MediaReference] | None
 ) -> frozenset[str]:
@@ -201,13 +242,12 @@ def _roles_with_placeholders(
     elsewhere = sum(count for is_answer, count in counts if not is_answer)
     if items is None and elsewhere:
         raise PlaceholderError(
-            f"the text has {elsewhere} {placeholder!r}, but the rows have no column with {modality}s: name it with "
-            f"{modality}s_column=..., or give each row an empty list of {modality}s where the text is meant literally"
+            f"the text has {elsewhere} {placeholder!r}, but the rows have no column with {modality}s, or null in it: "
+            f"name it with {modality}s_column=..., or give each row an empty list of {modality}s where the text is "
+            "meant literally"
         )
     num_items = len(items or ())
-    num_parts = sum(
-        part["type"] == modality and modality not in part for message in messages for part in _parts(message)
-    )
+    num_parts = _num_open_parts(messages, modality)
     everyone = frozenset(str(message["role"]) for message in messages)
     if num_parts == num_items:
         return frozenset()
@@ -219,7 +259,7 @@ def _roles_with_placeholders(
         f"the messages have {num_parts + elsewhere + in_answers} {modality} placeholder(s) ({num_parts} {modality} "
         f"part(s), {elsewhere + in_answers} {placeholder!r} in text, {in_answers} of those in assistant turns), the "
         f"row has {num_items} {modality}(s): write one {placeholder!r} or one {{'type': '{modality}'}} part for each "
-        f"{modality}, in order"
+        f"{modality}, in order{'' if num_parts + elsewhere + in_answers else _HINT}"
     )
 
 

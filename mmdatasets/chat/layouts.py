@@ -24,6 +24,10 @@ in both.
 """
 
 LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
+
+CallForm: TypeAlias = Literal["mappings", "text", "none"]
+"""How a chat template takes the arguments of a tool's call: as mappings, as JSON, or no calls at all."""
+
 TOOLS = "tools"
 
 _MESSAGES, _CONVERSATIONS = "messages", "conversations"
@@ -64,17 +68,19 @@ class Layout:
         further = () if self.name == _TEXT else (*self.optional, TOOLS)
         return tuple(name for name in (*self.needed, *further) if name in names)
 
-    def messages(self, row: Mapping[str, object], *, tool_calls: bool = True) -> object:
+    def messages(self, row: Mapping[str, object], *, calls: CallForm = "mappings") -> object:
         """A row's chat as `mmdatasets.chat.formats.normalise` takes it.
 
         Args:
             row: The values of the columns that `consumed` names.
-            tool_calls: Whether the chat template writes `tool_calls`. Without, a `function_call` stays the text it is.
+            calls: How the chat template takes the arguments of `tool_calls`, which data has in either form (OpenAI's
+                is JSON). Where it takes none, a `function_call` stays the text it is, and `tool_calls` are refused.
 
         Raises:
-            ConversationError: If a column has another shape. Names the column.
+            ConversationError: If a column has another shape, or calls that the template does not write. Names the
+                column.
         """
-        return _READERS[self.name](row, self.needed, tool_calls)
+        return _READERS[self.name](row, self.needed, calls)
 
 
 def find_layout(
@@ -158,37 +164,37 @@ def listed(names: Collection[str]) -> str:
 # ------------------------------------------------------------------------------------------------------- readers
 
 
-def _read_turns(row: Mapping[str, object], columns: Sequence[str], tool_calls: bool) -> object:
+def _read_turns(row: Mapping[str, object], columns: Sequence[str], calls: CallForm) -> object:
     turns = row[columns[0]]
     if not isinstance(turns, Sequence) or isinstance(turns, str | bytes) or not turns:
         return turns  # which `normalise` refuses, and says why
-    messages = _as_messages(turns, columns[0], tool_calls)
+    messages = _as_messages(turns, columns[0], calls)
     return [*_system(row, messages[:1]), *messages]
 
 
-def _read_prompt(row: Mapping[str, object], columns: Sequence[str], tool_calls: bool) -> object:
+def _read_prompt(row: Mapping[str, object], columns: Sequence[str], calls: CallForm) -> object:
     prompt, completion = (
         [{"role": role, "content": row[column]}]
         if isinstance(row[column], str)
-        else _as_messages(row[column], column, tool_calls)
+        else _as_messages(row[column], column, calls)
         for column, role in zip(columns, ("user", "assistant"), strict=True)
     )
     return [*map(_untrained, prompt), *completion]
 
 
-def _read_alpaca(row: Mapping[str, object], columns: Sequence[str], _tool_calls: bool) -> object:
+def _read_alpaca(row: Mapping[str, object], columns: Sequence[str], _calls: CallForm) -> object:
     question = "\n".join(filter(None, (_text(row, columns[0], needed=True), _text(row, "input"))))
     turns = [*_history(row), (question, _text(row, columns[1], needed=True))]
     chat = [{"role": role, "content": text} for pair in turns for role, text in zip(_PAIR, pair, strict=True)]
     return [*_system(row, ()), *chat]
 
 
-def _read_text(row: Mapping[str, object], columns: Sequence[str], _tool_calls: bool) -> object:
+def _read_text(row: Mapping[str, object], columns: Sequence[str], _calls: CallForm) -> object:
     return [{"role": "user", "content": _text(row, columns[0], needed=True)}]
 
 
 _PAIR = ("user", "assistant")
-_READERS: dict[LayoutName, Callable[[Mapping[str, object], Sequence[str], bool], object]] = {
+_READERS: dict[LayoutName, Callable[[Mapping[str, object], Sequence[str], CallForm], object]] = {
     "messages": _read_turns,
     "conversations": _read_turns,
     "prompt_completion": _read_prompt,
@@ -240,18 +246,18 @@ def _untrained(message: object) -> object:
     return message if says else {**message, "train": False}
 
 
-def _as_messages(turns: object, column: str, tool_calls: bool) -> list[object]:
+def _as_messages(turns: object, column: str, calls: CallForm) -> list[object]:
     if not isinstance(turns, Sequence) or isinstance(turns, str | bytes):
         raise ConversationError(f"expected a list of messages, got {type(turns).__name__}", column=column)
-    return [_as_message(turn, column, index, tool_calls) for index, turn in enumerate(turns)]
+    return [_as_message(turn, column, index, calls) for index, turn in enumerate(turns)]
 
 
-def _as_message(turn: object, column: str, index: int, tool_calls: bool) -> object:
+def _as_message(turn: object, column: str, index: int, calls: CallForm) -> object:
     """A turn of `from` and `value` as a message; one of `role` and `content` is one."""
     if not isinstance(turn, Mapping):
         return turn
     if turn.get("role") is not None or turn.get("from") is None:
-        return {**turn, TOOL_CALLS: without_nulls(turn[TOOL_CALLS])} if turn.get(TOOL_CALLS) else turn
+        return _with_calls(turn, column, index, calls) if turn.get(TOOL_CALLS) else turn
     speaker, value = turn["from"], turn.get("value")
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise ConversationError(
@@ -260,14 +266,15 @@ def _as_message(turn: object, column: str, index: int, tool_calls: bool) -> obje
     if value is None:
         raise ConversationError(f"turn {index} has no 'value'", column=column)
     rest = {key: item for key, item in turn.items() if key not in ("from", "value") and item is not None}
-    calls = _parse_calls(value) if speaker == _CALL and tool_calls else None
-    said = {"content": value} if calls is None else {TOOL_CALLS: calls}
+    called = _parse_calls(value) if speaker == _CALL and calls != "none" else None
+    said = {"content": value} if called is None else {TOOL_CALLS: _with_arguments(called, calls)}
     return {**rest, "role": _ROLES[speaker], **said}
 
 
 # --------------------------------------------------------------------------------------------------------- tools
 
 TOOL_CALLS = "tool_calls"
+_ARGUMENTS = "arguments"
 
 
 def _parse_calls(value: object) -> list[dict[str, object]] | None:
@@ -276,11 +283,40 @@ def _parse_calls(value: object) -> list[dict[str, object]] | None:
     calls = found if isinstance(found, list) else [found]
     result: list[dict[str, object]] = []
     for call in calls:
-        if not isinstance(call, Mapping) or not isinstance(call.get("name"), str) or set(call) - {"name", "arguments"}:
+        if not isinstance(call, Mapping) or not isinstance(call.get("name"), str) or set(call) - {"name", _ARGUMENTS}:
             return None
-        arguments = _parsed(call.get("arguments", {}))
-        result.append({"type": "function", "function": {"name": call["name"], "arguments": arguments}})
+        function = {"name": call["name"], _ARGUMENTS: call.get(_ARGUMENTS, {})}
+        result.append({"type": "function", "function": function})
     return result or None
+
+
+def _with_calls(message: Mapping[str, object], column: str, index: int, form: CallForm) -> Mapping[str, object]:
+    """A message with its `tool_calls` as the template takes them."""
+    if form == "none":
+        raise ConversationError(
+            f"message {index} has {TOOL_CALLS}, which the chat template does not write: pass a chat_template that "
+            "does",
+            column=column,
+        )
+    calls = without_nulls(message[TOOL_CALLS])
+    return {**message, TOOL_CALLS: _with_arguments(calls, form) if isinstance(calls, list) else calls}
+
+
+def _with_arguments(calls: Sequence[object], form: CallForm) -> list[object]:
+    """Calls with their arguments as the template takes them."""
+    return [_with_arguments_of(call, form) for call in calls]
+
+
+def _with_arguments_of(call: object, form: CallForm) -> object:
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _with_arguments_of(call["function"], form)}
+    given = call.get(_ARGUMENTS)
+    if form == "text" and isinstance(given, Mapping | list):
+        return {**call, _ARGUMENTS: json.dumps(given, ensure_ascii=False)}
+    parsed = _parsed(given) if form == "mappings" else given
+    return {**call, _ARGUMENTS: parsed} if isinstance(parsed, Mapping) else call
 
 
 def read_tools(value: object) -> list[Mapping[str, object]]:

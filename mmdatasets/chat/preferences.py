@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from mmdatasets.chat.formats import Message
-from mmdatasets.chat.layouts import TOOLS, VERDICTS, Layout, LayoutName, layouts, listed, without_nulls
+from mmdatasets.chat.layouts import TOOLS, VERDICTS, CallForm, Layout, LayoutName, layouts, listed, without_nulls
 from mmdatasets.errors import ConversationError
 
 CHOSEN, REJECTED = "chosen", "rejected"
@@ -48,27 +48,27 @@ class PreferenceLayout:
             further = (*self.turns.needed[:1], *self.turns.optional, TOOLS)
         return (*_ANSWERS, *(name for name in further if name in names))
 
-    def conversations(self, row: Mapping[str, object], *, tool_calls: bool = True) -> list[list[Message]]:
+    def conversations(self, row: Mapping[str, object], *, calls: CallForm = "mappings") -> list[list[Message]]:
         """A row's chats, the chosen one first; of the prompt nothing is trained.
 
         Args:
             row: The values of the columns that `consumed` names.
-            tool_calls: Whether the chat template writes `tool_calls`.
+            calls: How the chat template takes the arguments of `tool_calls`.
 
         Raises:
             ConversationError: If a column has another shape. Names the column.
         """
         if self.verdict is not None and self.turns is not None:
-            chat = _as_list(self.turns.messages(row, tool_calls=tool_calls), self.turns.needed[0])
+            chat = _as_list(self.turns.messages(row, calls=calls), self.turns.needed[0])
             return [_with_prompt(chat, _num_before_answer(chat), self.turns.needed[-1])]
         answers = [_answer(row, column) for column in _ANSWERS]
         if self.turns is None or any(map(_is_whole, answers)):
-            chats = [_whole(row, answer, column, tool_calls) for answer, column in zip(answers, _ANSWERS, strict=True)]
+            chats = [_whole(row, answer, column, calls) for answer, column in zip(answers, _ANSWERS, strict=True)]
             shared = _num_shared(chats[0], chats[1])
-            self._check_prompt(row, chats[0][:shared], tool_calls)
+            self._check_prompt(row, chats[0][:shared], calls)
             return [_with_prompt(chat, shared, column) for chat, column in zip(chats, _ANSWERS, strict=True)]
         return [
-            _with_prompt(*self._continued(row, answer, column, tool_calls), column)
+            _with_prompt(*self._continued(row, answer, column, calls), column)
             for answer, column in zip(answers, _ANSWERS, strict=True)
         ]
 
@@ -84,7 +84,7 @@ class PreferenceLayout:
         raise ConversationError(f"expected true or false, got {value!r:.60}", column=self.verdict)
 
     def _continued(
-        self, row: Mapping[str, object], answer: Sequence[object], column: str, tool_calls: bool
+        self, row: Mapping[str, object], answer: Sequence[object], column: str, calls: CallForm
     ) -> tuple[list[Message], int]:
         """The prompt with an answer behind it, and how many messages the prompt has."""
         layout = self.turns
@@ -94,10 +94,10 @@ class PreferenceLayout:
             whole[layout.needed[-1]] = _answer_text(answer, column) if layout.name == "alpaca" else list(answer)
         else:
             whole[layout.needed[0]] = [*_as_list(row[layout.needed[0]], layout.needed[0]), *answer]
-        chat = _as_list(layout.messages(whole, tool_calls=tool_calls), layout.needed[0])
+        chat = _as_list(layout.messages(whole, calls=calls), layout.needed[0])
         return chat, len(chat) - len(answer)
 
-    def _check_prompt(self, row: Mapping[str, object], shared: Sequence[Message], tool_calls: bool) -> None:
+    def _check_prompt(self, row: Mapping[str, object], shared: Sequence[Message], calls: CallForm) -> None:
         """Checks that the answers, which are whole chats, begin with the prompt that stands beside them.
 
         Raises:
@@ -113,7 +113,7 @@ class PreferenceLayout:
             agrees = any(message.get("content") == prompt for message in shared)
         else:
             layout = layouts()["messages"]
-            turns = _as_list(layout.messages({"messages": prompt}, tool_calls=tool_calls), column)
+            turns = _as_list(layout.messages({"messages": prompt}, calls=calls), column)
             agrees = _num_shared(turns, shared, leave=0) == len(turns)
         if not agrees:
             raise ConversationError(
@@ -194,7 +194,7 @@ def _is_whole(answer: Sequence[object]) -> bool:
     return _speaker(answer[0]) in _BEFORE_ANSWERS
 
 
-def _whole(row: Mapping[str, object], answer: Sequence[object], column: str, tool_calls: bool) -> list[Message]:
+def _whole(row: Mapping[str, object], answer: Sequence[object], column: str, calls: CallForm) -> list[Message]:
     """A whole chat's messages, with the system message that a column of that name asks for."""
     if not _is_whole(answer):
         raise ConversationError(
@@ -203,7 +203,7 @@ def _whole(row: Mapping[str, object], answer: Sequence[object], column: str, too
             column=column,
         )
     given = {"messages": answer} | ({_SYSTEM: row[_SYSTEM]} if _SYSTEM in row else {})
-    return _as_list(layouts()["messages"].messages(given, tool_calls=tool_calls), column)
+    return _as_list(layouts()["messages"].messages(given, calls=calls), column)
 
 
 def _as_list(messages: object, column: str) -> list[Message]:

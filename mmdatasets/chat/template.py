@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 from mmdatasets.chat.formats import Message
 from mmdatasets.chat.labels import TrainOn, chosen_messages, take_switches
+from mmdatasets.chat.layouts import TOOL_CALLS, CallForm
 from mmdatasets.chat.traced import Span, Traced, TracedTemplate
 from mmdatasets.chat.turns import TurnFinder
 from mmdatasets.errors import TemplateError
@@ -51,10 +53,27 @@ class ChatTemplate:
         """Whether the template itself states what the assistant writes."""
         return self._template.has_generation_tags
 
-    @property
-    def writes_tool_calls(self) -> bool:
-        """Whether the template writes the calls of tools that a message has."""
-        return "tool_calls" in self.source
+    @cached_property
+    def call_form(self) -> CallForm:
+        """How the template takes the arguments of the calls of tools that a message has: most as mappings."""
+        if TOOL_CALLS not in self.source:
+            return "none"
+        return "text" if not self._renders_call({"x": "y"}) and self._renders_call('{"x": "y"}') else "mappings"
+
+    def _renders_call(self, arguments: object) -> bool:
+        """Whether the template renders a call with these arguments."""
+        call = {"id": "x" * 9, "type": "function", "function": {"name": "f", "arguments": arguments}}
+        for content in ("x", [{"type": "text", "text": "x"}]):
+            chat: list[Message] = [
+                {"role": "user", "content": content},
+                {"role": "assistant", "content": content, TOOL_CALLS: [call]},
+            ]
+            try:
+                self._template.render(chat)
+            except TemplateError:
+                continue
+            return True
+        return False
 
     def with_tools(self, tools: Sequence[Mapping[str, object]]) -> ChatTemplate:
         """The same template, given tools to describe.

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 ProcessorKwargs: TypeAlias = dict[str, object]
+SIZE_ARGUMENTS = frozenset({"size", "max_patches", "max_num_tiles", "max_soft_tokens"})
+"""Arguments of processors that bound what an image is resized to."""
 _KWARGS_GROUP = {"image": "images_kwargs", "video": "videos_kwargs", "audio": "audio_kwargs"}
 _PARTS: Mapping[Modality, tuple[str, ...]] = {
     "image": ("image_processor",),
@@ -121,8 +123,8 @@ class ProcessorRunner:
         return self._kwargs.get(_KWARGS_GROUP[modality], {})
 
     def sizes(self, modality: Modality) -> bool:
-        """Whether its own `size` is overridden for a modality, so that nobody else is to resize that."""
-        return "size" in self._overrides.get(modality, {})
+        """Whether its own bound on sizes is overridden for a modality, so that nobody else is to resize that."""
+        return not SIZE_ARGUMENTS.isdisjoint(self._overrides.get(modality, {}))
 
     def setting(self, name: str) -> object | None:
         """A setting of the whole processor, as its own call would use it."""

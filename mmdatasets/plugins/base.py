@@ -13,9 +13,17 @@ import torch
 from datasets import Features, Value
 
 from mmdatasets._version import __version__
-from mmdatasets.chat.formats import PLACEHOLDERS, Conversation, MediaColumns, Message, check_placeholders, normalise
+from mmdatasets.chat.formats import (
+    PLACEHOLDERS,
+    Conversation,
+    MediaColumns,
+    Message,
+    Unplaced,
+    check_placeholders,
+    normalise,
+)
 from mmdatasets.chat.labels import TRAIN_ON, TrainOn
-from mmdatasets.chat.layouts import LAYOUTS, TOOLS, Layout, LayoutName, find_layout, read_tools
+from mmdatasets.chat.layouts import LAYOUTS, TOOLS, CallForm, Layout, LayoutName, find_layout, read_tools
 from mmdatasets.collate.inputs import MediaInputs, make_inputs
 from mmdatasets.collate.rows import RowMedia, check_no_budgets, flat_references, plan_references, split_rows
 from mmdatasets.errors import MediaError, MMDatasetsError
@@ -77,6 +85,8 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
         image_placeholder: What stands for an image in text.
         video_placeholder: What stands for a video in text.
         audio_placeholder: What stands for audio in text.
+        unplaced_media: What becomes of media that the chat has no place for: `"error"`, or `"first_user"` has it stand
+            before the first question, as in TRL's datasets; see `mmdatasets.chat.formats.Unplaced`.
         family: Name that the plugin was made by.
 
     `Fitting` has the fields that bound the length of a row: `max_length`, `on_overflow`, `shrink_floor`, `row_log`.
@@ -101,6 +111,7 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
     image_placeholder: str = PLACEHOLDERS["image"]
     video_placeholder: str = PLACEHOLDERS["video"]
     audio_placeholder: str = PLACEHOLDERS["audio"]
+    unplaced_media: Unplaced = "error"
     family: str = "generic"
 
     def __post_init__(self) -> None:
@@ -108,7 +119,7 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
             raise ValueError(f"train_on={self.train_on!r} is none of {', '.join(map(repr, TRAIN_ON))}")
         if self.layout is not None and self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r} is none of {', '.join(map(repr, LAYOUTS))}")
-        check_placeholders(self.placeholders)
+        check_placeholders(self.placeholders, self.unplaced_media)
         self.check_fitting()
         self.check_remembering()
         if self.processor is None:
@@ -265,10 +276,10 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
         names = row_names(indices, len(chats))
         conversations, stored = [], []
         is_plain = layout.name == "text"
-        writes_calls = not is_plain and self.engine.template.writes_tool_calls
+        calls: CallForm = "none" if is_plain else self.engine.template.call_form
         for index, (chat, name) in enumerate(zip(chats, names, strict=True)):
             try:
-                messages = layout.messages(chat, tool_calls=writes_calls)
+                messages = layout.messages(chat, calls=calls)
                 conversation = self.normalise(messages, {modality: rows[index] for modality, rows in media.items()})
                 conversation.tools, conversation.is_plain = read_tools(chat.get(TOOLS)), is_plain
                 stored.append(store_media(conversation.media, columns, self.options.media_root))
@@ -289,7 +300,7 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
                     f"{type(processor).__name__} takes no {modality}s, but the row has {len(items)}",
                     column=self.media_columns[modality],
                 )
-        return normalise(messages, media, self.placeholders)
+        return normalise(messages, media, self.placeholders, self.unplaced_media)
 
     @property
     def placeholders(self) -> dict[Modality, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from mmdatasets.errors import MMDatasetsError
 from mmdatasets.options import Overflow, ShrinkFloor
 from mmdatasets.transforms.fit import Fitted, fit_row
 from mmdatasets.transforms.fit_report import FitReport, make_report
+from mmdatasets.transforms.shrink import check_can_shrink
 from mmdatasets.transforms.tokenise import tokenise_rows
 
 if TYPE_CHECKING:
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
 
     from mmdatasets.chat.formats import Conversation
     from mmdatasets.plugins.base import BasePlugin
+
+
+def _local_directory(given: str | os.PathLike[str]) -> str:
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(path, str) or not path or "://" in path:
+        raise ValueError(f"row_log must be a local directory or None, got {given!r}")
+    return path
 
 
 @dataclass(eq=False)
@@ -33,9 +42,10 @@ class Fitting:
 
             `"error"` raises `RowTooLongError`. `"drop"` leaves the row out.
 
-            `"drop_turns"` leaves out its oldest turns with their media, as few as need be: a turn is a message of the
-            user with all up to the next one. System prompts at the beginning and the last turn stay; a row whose last
-            turn is too long is dropped. The rest is tokenised anew, as a row that never had the others.
+            `"drop_turns"` leaves out its oldest turns with their media, as few as need be: a turn is what the user
+            says, in one message or several in a row, with all up to the next of these. System prompts at the
+            beginning and the last turn stay; a row whose last turn is too long is dropped. The rest is tokenised anew,
+            as a row that never had the others.
 
             `"truncate"` keeps the row's first tokens, up to the last place where its text may end: not within a media
             item or its delimiters, and where the text up to there makes, by itself, these very tokens. Media behind
@@ -43,7 +53,8 @@ class Fitting:
 
             `"shrink"` lowers the pixels of the row's images and frames and the number of frames, all alike, down to
             `shrink_floor`, until it fits; the row keeps its budget in `media_info`, by which the collator processes
-            its media. A row that is too long at the floor is dropped.
+            its media. A row that is too long at the floor is dropped, and so is one whose media has one size with the
+            model, whatever its own (the log of rows has `media_of_one_size`).
         shrink_floor: How far `"shrink"` goes.
         row_log: Local directory for a table of the rows that were dropped or changed, which `datasets.map` has no
             place for; see `fit_report` and `mmdatasets.transforms.row_log.read_row_log`. One for each dataset. Map
@@ -54,13 +65,14 @@ class Fitting:
     max_length: int | None = None
     on_overflow: Overflow = "error"
     shrink_floor: ShrinkFloor = field(default_factory=ShrinkFloor)
-    row_log: str | None = None
+    row_log: str | os.PathLike[str] | None = None
 
     def check_fitting(self) -> None:
         """Checks these fields.
 
         Raises:
             ValueError: If one has a value that it cannot have.
+            MMDatasetsError: If the class cannot do what `on_overflow` asks for.
         """
         length = self.max_length
         if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
@@ -72,10 +84,10 @@ class Fitting:
             raise ValueError(f"on_overflow={self.on_overflow!r} needs max_length, the most tokens of a row")
         if not isinstance(self.shrink_floor, ShrinkFloor):
             raise ValueError(f"shrink_floor must be a mmdatasets.ShrinkFloor, got {self.shrink_floor!r}")
-        if self.row_log is not None and (
-            not isinstance(self.row_log, str) or not self.row_log or "://" in self.row_log
-        ):
-            raise ValueError(f"row_log must be a local directory, as a string, or None; got {self.row_log!r}")
+        if self.row_log is not None:
+            self.row_log = _local_directory(self.row_log)
+        if self.on_overflow == "shrink":
+            check_can_shrink(cast("BasePlugin", self))
 
     def fit(self, conversations: Sequence[Conversation], names: Sequence[int | str]) -> list[Fitted]:
         """Tokenises rows and fits them into `max_length`.

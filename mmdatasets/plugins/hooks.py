@@ -13,6 +13,7 @@ from mmdatasets.options import MediaOptions
 from mmdatasets.planning.inputs import image_input
 from mmdatasets.planning.own_sizes import image_size_counts_pixels, own_size
 from mmdatasets.planning.sizes import size_between
+from mmdatasets.planning.tiles import TileBound, tile_bound
 from mmdatasets.transforms.engine import Engine
 from mmdatasets.types import AudioShape, Expansion, ImageInfo, MediaInput, MediaShape, Modality
 
@@ -53,9 +54,10 @@ class FamilyHooks:
     def processor_kwargs(
         self, processor: ProcessorMixin | PreTrainedTokenizerBase, options: MediaOptions
     ) -> dict[Modality, ProcessorKwargs]:
-        """The processor's own arguments for a pixel budget: its `size`, where that counts pixels.
+        """The processor's own arguments for a pixel budget.
 
-        A modality whose `size` is given here is not resized before the processor.
+        That is its `size`, where that counts pixels, or the argument that bounds what it enlarges images to. A
+        modality with one of these is not resized before the processor.
         """
         kwargs: dict[Modality, ProcessorKwargs] = {}
         low, high = options.image_min_pixels, options.image_max_pixels
@@ -63,10 +65,19 @@ class FamilyHooks:
             frames = self.frames_of_image(processor)
             bounds = (None if bound is None else bound * frames for bound in (low, high))
             kwargs["image"] = {"size": size_between(own_size(processor, "image") or {}, *bounds)}
+        elif high is not None and (tiles := self.tiles_of(processor)) is not None:
+            kwargs["image"] = tiles.within(high)
         low, high = options.video_min_pixels, options.video_max_pixels
         if (low, high) != (None, None) and self.processor_sizes_videos:
             kwargs["video"] = {"size": size_between(own_size(processor, "video") or {}, low, high)}
         return kwargs
+
+    def tiles_of(self, processor: ProcessorMixin | PreTrainedTokenizerBase) -> TileBound | None:
+        """The argument that bounds what the processor enlarges images to, remembered beside the fields."""
+        kept: tuple[object, TileBound | None] = self.__dict__.get("_tiles", (None, None))
+        if kept[0] is not processor:
+            kept = self.__dict__["_tiles"] = processor, tile_bound(processor)
+        return kept[1]
 
     def frames_of_image(self, processor: ProcessorMixin) -> int:
         """How many times the image processor's `size` counts an image's pixels."""

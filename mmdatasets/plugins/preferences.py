@@ -29,7 +29,9 @@ class PreferenceStages:
         the whole chat of each side, and its labels, -100 but in what the assistant writes after the prompt. A row with
         `label` (or `kto_tag`) becomes `input_ids`, `labels` and `label`. `length` is that of the longer side;
         `media_info`, whose spans are those of the chosen side, and the media columns are as `transform` makes them:
-        both sides share the media. See `mmdatasets.chat.preferences.find_preferences` for the layouts.
+        both sides share the media. `max_length` bounds the longer side, with `on_overflow="error"` or `"drop"`; the
+        other policies, which change the prompt, are refused. See `mmdatasets.chat.preferences.find_preferences` for
+        the layouts.
 
         Args:
             batch: Columns: prompts and answers, and optionally their media and tools.

@@ -120,7 +120,21 @@ class BatchReader:
         if modality == "video":
             typed = table is not None and _is_list_of_images(Features.from_arrow_schema(table.schema)[column])
             values = [[value] if value and (typed or _are_images(value)) else value for value in values]
-        return [None if value is None else as_references(value) for value in values]
+        return [_references_in(value) for value in values]
+
+
+def _references_in(value: object) -> list[MediaReference] | None:
+    """The references of a row; `None` where it has nothing but nulls and empty paths, as where it has null."""
+    given = as_references(value)
+    found = list(filter(_is_something, given))
+    return None if value is None or (given and not found) else found
+
+
+def _is_something(reference: object) -> bool:
+    """Whether a value refers to media: how a row says that it has none differs from dataset to dataset."""
+    if isinstance(reference, Mapping) and set(reference) <= {"path", "bytes"}:
+        return any(reference.values())
+    return reference is not None and not (isinstance(reference, str | bytes) and not reference)
 
 
 def _is_list_of_images(feature: object) -> bool:

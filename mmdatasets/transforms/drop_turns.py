@@ -33,11 +33,12 @@ class Shortened:
 def turn_starts(messages: Sequence[Message]) -> list[int]:
     """Positions of the messages that turns begin with.
 
-    A turn is a message of the user with all that follows up to the next one. What stands before the first of them,
-    system prompts at the beginning left out, is a turn as well.
+    A turn is what the user says, in one message or several in a row, with all that follows up to the next of these.
+    What stands before the first of them, system prompts at the beginning left out, is a turn as well.
     """
     first = next((at for at, message in enumerate(messages) if message["role"] not in _SYSTEM_ROLES), len(messages))
-    users = [at for at, message in enumerate(messages) if at > first and message["role"] == "user"]
+    roles = [message["role"] for message in messages]
+    users = [at for at in range(first + 1, len(messages)) if roles[at] == "user" and roles[at - 1] != "user"]
     return [first, *users] if first < len(messages) else []
 
 

@@ -30,7 +30,6 @@ _logger = logging.getLogger(__name__)
 TOO_LONG = "too_long"
 LAST_TURN_TOO_LONG = "last_turn_too_long"
 NO_PLACE_TO_CUT = "no_place_to_cut"
-TOO_LONG_AT_FLOOR = "too_long_at_floor"
 NOTHING_TO_TRAIN = "nothing_to_train"
 
 
@@ -116,8 +115,8 @@ def _shorten(
             return Fitted("cut", row, beginning.row, "truncated", beginning.kept_media)
         case "shrink":
             shrunk = shrink(plugin, conversation, row, name, max_length)
-            if shrunk is None:
-                return Fitted("dropped", row, None, TOO_LONG_AT_FLOOR)
+            if isinstance(shrunk, str):
+                return Fitted("dropped", row, None, shrunk)
             return Fitted("shrunk", row, shrunk.row, "budget_lowered", budget=shrunk.budget)
         case "error":
             raise too_long(row, max_length, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,9 @@ class FitReport:
         return "\n".join(lines)
 
 
-def make_report(mapped: Dataset, source: Dataset | int | None, row_log: str | None, run: str) -> FitReport:
+def make_report(
+    mapped: Dataset, source: Dataset | int | None, row_log: str | os.PathLike[str] | None, run: str
+) -> FitReport:
     """Counts outcomes; see `Fitting.fit_report`.
 
     Args:
@@ -76,7 +79,7 @@ def make_report(mapped: Dataset, source: Dataset | int | None, row_log: str | No
                 f"{missing} row(s) are missing, but {dropped.total()} are logged as dropped: the log has rows of "
                 "another dataset too (give each its own row_log), or of a map of these rows with and without "
                 "with_indices=True; or source is not what was mapped",
-                source=row_log,
+                source=None if row_log is None else str(row_log),
             )
         dropped[NOT_RECORDED] += missing - dropped.total()
     counts = {outcome: outcomes.get(outcome, Counter()).total() for outcome in ("kept", "cut", "shrunk")}

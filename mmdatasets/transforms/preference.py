@@ -171,8 +171,7 @@ def _sides(
     engine = plugin.engine
     tools = read_tools(row.get(TOOLS))
     sides = [
-        plugin.normalise(messages, media)
-        for messages in layout.conversations(row, tool_calls=engine.template.writes_tool_calls)
+        plugin.normalise(messages, media) for messages in layout.conversations(row, calls=engine.template.call_form)
     ]
     first = sides[0]
     stored = store_media(first.media, columns, plugin.options.media_root)

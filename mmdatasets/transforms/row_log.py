@@ -91,7 +91,9 @@ def offer_rows(rows: Sequence[LoggedRow]) -> bool:
     return collected is not None
 
 
-def write_row_log(directory: str, run: str, batch: Iterable[bytes], rows: Sequence[LoggedRow]) -> Path | None:
+def write_row_log(
+    directory: str | os.PathLike[str], run: str, batch: Iterable[bytes], rows: Sequence[LoggedRow]
+) -> Path | None:
     """Writes what is to be said of a batch's rows.
 
     Args:
@@ -117,7 +119,7 @@ def write_row_log(directory: str, run: str, batch: Iterable[bytes], rows: Sequen
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(table, path)
     except OSError as error:
-        raise MMDatasetsError(f"cannot write the log of rows: {error}", source=directory) from error
+        raise MMDatasetsError(f"cannot write the log of rows: {error}", source=str(directory)) from error
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mmdatasets.errors import MediaProcessorError, MMDatasetsError
 from mmdatasets.options import PixelBudget
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _STEPS_PER_DOUBLING = 4
 """Budgets are the floor's times powers of 2^(1/4): few, so that rows share what is computed for each."""
+
+
+NotShrunk: TypeAlias = Literal["nothing_to_shrink", "media_of_one_size", "too_long_at_floor"]
+"""Why a row is not shrunk: it has no images or videos, they become no fewer tokens, or not few enough at the floor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Shrunk:
 
 def shrink(
     plugin: BasePlugin, conversation: Conversation, row: TokenisedRow, name: int | str, max_length: int
-) -> Shrunk | None:
+) -> Shrunk | NotShrunk:
     """Lowers what the pixels of a row's images, those of its videos' frames and their number may be, all alike.
 
     No pixel is decoded: each budget is tried by planning the row with it.
@@ -49,29 +53,34 @@ def shrink(
         max_length: Most tokens to have.
 
     Returns:
-        The row with the largest of the budgets with which it fits; `None` where it does not fit at the floor.
-
-    Raises:
-        MMDatasetsError: If the plugin's class processes messages or media itself: it would not know of the budget.
+        The row with the largest of the budgets with which it fits; why not, where there is none.
     """
-    _check_stages(plugin)
+    if not any(plan.modality != "audio" for plan in row.origin.written.media.plans):
+        return "nothing_to_shrink"
     budgets = _budgets(plugin, row)
-    made = _at_budget(plugin, conversation, budgets[0], name, max_length) if budgets else None
+    made = _at_budget(plugin, conversation, budgets[0], name) if budgets else None
     if made is None:
-        return None
+        return "too_long_at_floor"
+    if len(made.input_ids) > max_length:
+        return "too_long_at_floor" if len(made.input_ids) < len(row.input_ids) else "media_of_one_size"
     best = Shrunk(made, budgets[0])
     low, high = 0, len(budgets)  # fits, does not fit
     while high - low > 1:
         middle = (low + high) // 2
-        made = _at_budget(plugin, conversation, budgets[middle], name, max_length)
-        if made is None:
+        made = _at_budget(plugin, conversation, budgets[middle], name)
+        if made is None or len(made.input_ids) > max_length:
             high = middle
         else:
             low, best = middle, Shrunk(made, budgets[middle])
     return best
 
 
-def _check_stages(plugin: BasePlugin) -> None:
+def check_can_shrink(plugin: BasePlugin) -> None:
+    """Checks that a plugin's class leaves the processing of media to this package.
+
+    Raises:
+        MMDatasetsError: If it processes messages or media itself: it would not know of a row's budget.
+    """
     if plugin.has_own_messages or plugin.has_own_inputs:
         method = "process_messages" if plugin.has_own_messages else "get_mm_inputs"
         raise MMDatasetsError(
@@ -81,17 +90,15 @@ def _check_stages(plugin: BasePlugin) -> None:
 
 
 def _at_budget(
-    plugin: BasePlugin, conversation: Conversation, budget: PixelBudget, name: int | str, max_length: int
+    plugin: BasePlugin, conversation: Conversation, budget: PixelBudget, name: int | str
 ) -> TokenisedRow | None:
-    """The row with a budget, where it fits and the processor takes its items so small."""
+    """The row with a budget, where the processor takes its items so small."""
     engine = plugin.engine.at_budget(budget)
     try:
         if budget.video_max_frames is not None:
             conversation = replace(conversation, plans=engine.media.plan(conversation.media))
         row = tokenise_rows(plugin, [conversation], [name], engine)[0]
     except MediaProcessorError:
-        return None
-    if len(row.input_ids) > max_length:
         return None
     bounds = {"image": budget.image_max_pixels, "video": budget.video_max_pixels}
     for record in row.media:
@@ -135,9 +142,16 @@ def _present(plugin: BasePlugin, row: TokenisedRow) -> dict[str, int]:
     bounds: Mapping[Modality, int | None] = {"image": options.image_max_pixels, "video": options.video_max_pixels}
     now = {}
     for modality, most in pixels.items():
+        enlarged = _enlarged(plugin, modality) or most
         bound = bounds[modality] or _own_bound(plugin, modality)
-        now[f"{modality}_max_pixels"] = most if bound is None else min(most, bound)
+        now[f"{modality}_max_pixels"] = enlarged if bound is None else min(enlarged, bound)
     return {**now, "video_max_frames": max(frames)} if frames else now
+
+
+def _enlarged(plugin: BasePlugin, modality: Modality) -> int | None:
+    """To how many pixels the processor enlarges images, where it does so to any."""
+    tiles = plugin.tiles_of(plugin.engine.runner.processor) if modality == "image" else None
+    return None if tiles is None else tiles.most
 
 
 def _own_bound(plugin: BasePlugin, modality: Modality) -> int | None:

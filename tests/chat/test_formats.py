@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trl.data_utils import prepare_multimodal_messages
 
 from mmdatasets.chat.formats import normalise
 from mmdatasets.errors import ConversationError, PlaceholderError
@@ -109,3 +110,34 @@ def test_splitting_loses_no_text(texts: list[str]) -> None:
         return
     assert "".join("<image>" if part == IMAGE else part["text"] for part in parts) == content
     assert result.references("image") == list(range(count))
+
+
+# --------------------------------------------------------------------------------------------- media without a place
+
+
+def test_media_without_a_place_stands_before_the_first_question() -> None:
+    """As TRL's `prepare_multimodal_messages` places images in chats of strings."""
+    system = {"role": "system", "content": "Be brief."}
+    chat = [system, user("What?"), assistant("This <image> tag."), user("And?"), assistant("That.")]
+    result = normalise(chat, {"image": ["a.jpg", "b.jpg"]}, unplaced="first_user")
+    ours = [[part["type"] for part in message["content"]] for message in result.messages[1:2]]
+    theirs = prepare_multimodal_messages(chat, images=["a.jpg", "b.jpg"])[1]["content"]
+    assert ours == [[part["type"] for part in theirs]] == [["image", "image", "text"]]
+    assert result.references("image") == ["a.jpg", "b.jpg"]
+    assert [result.messages[0], *result.messages[2:]] == [chat[0], *chat[2:]]
+
+
+def test_each_modality_is_placed_by_itself_and_what_has_a_place_keeps_it() -> None:
+    media = {"image": ["a.jpg"], "video": ["b.mp4"], "audio": ["c.wav"]}
+    result = normalise([user("What <video>?"), assistant("x")], media, unplaced="first_user")
+    types = [part["type"] for part in result.messages[0]["content"]]
+    assert types == ["image", "audio", "text", "video", "text"]
+    assert [item.reference for item in result.media] == ["a.jpg", "c.wav", "b.mp4"]
+    placed = normalise([user("Hm."), assistant("?"), user([IMAGE])], {"image": ["a.jpg"]}, unplaced="first_user")
+    assert placed.messages == normalise([user("Hm."), assistant("?"), user([IMAGE])], {"image": ["a.jpg"]}).messages
+    with pytest.raises(PlaceholderError, match=r"1 image placeholder\(s\).*the row has 2 image\(s\)"):
+        normalise([user("<image>")], {"image": ["a.jpg", "b.jpg"]}, unplaced="first_user")
+    with pytest.raises(PlaceholderError, match=r"unplaced_media='first_user'"):
+        normalise([user("What?")], {"image": ["a.jpg"]})
+    with pytest.raises(PlaceholderError, match=r"0 image placeholder"):
+        normalise([assistant("What?")], {"image": ["a.jpg"]}, unplaced="first_user")

@@ -122,9 +122,28 @@ def test_a_function_call_is_a_tool_call_where_the_template_writes_those() -> Non
     as_string = json.dumps({**function, "arguments": json.dumps(function["arguments"])})
     for value in (written, as_string, f"[{written}]"):
         assert read({"conversations": [said("function_call", value)]}) == [expected]
-    assert read({"conversations": [said("function_call", written)]}, tool_calls=False) == [assistant(written)]
+    assert read({"conversations": [said("function_call", written)]}, calls="none") == [assistant(written)]
     for other in ("look_up(city=Rome)", "[]", '{"name": "f", "why": 1}', "[1]"):
         assert read({"conversations": [said("function_call", other)]}) == [assistant(other)]
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_arguments_have_the_form_that_the_template_takes(wrapped: bool) -> None:
+    """OpenAI's are JSON, which templates that expect mappings would quote once more."""
+
+    def chat(*arguments: object) -> list[dict[str, object]]:
+        functions = [{"name": "f", "arguments": given} for given in (*arguments, "x y")] + [{"name": "g"}]
+        calls = [{"id": "c", "type": "function", "function": one} for one in functions] if wrapped else functions
+        return [user("x"), {"role": "assistant", "content": "", "tool_calls": calls}]
+
+    mapping = {"city": "Köln", "days": [1, 2]}
+    spaced, plain = '{"city":  "Köln", "days": [1, 2]}', json.dumps(mapping, ensure_ascii=False)
+    row = {"messages": chat({**mapping, "nothing, as Arrow fills it up": None}, spaced)}
+    assert read(row) == chat(mapping, mapping)
+    assert read(row, calls="text") == chat(plain, spaced)
+    with pytest.raises(ConversationError, match="column 'messages': message 1 has tool_calls, which the chat"):
+        read(row, calls="none")
+    assert read({"messages": [assistant("x", tool_calls=None)]}, calls="none") == [assistant("x", tool_calls=None)]
 
 
 def test_a_chat_without_turns_stays_one_for_normalise_to_refuse() -> None:

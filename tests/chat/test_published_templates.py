@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mmdatasets.chat.control_tokens import Piece
+from mmdatasets.chat.layouts import find_layout
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import TextEncoder
 from mmdatasets.chat.traced import Span
 from mmdatasets.errors import TemplateError
 from mmdatasets.testing import build_tokenizer
-from tests.chat.chats import CHATS, TOOLS, Messages, in_parts, with_headers
+from tests.chat.chats import CHATS, TOOLS, Messages, call, in_parts, user, with_headers
 
 SOURCES = {
     path.name.removesuffix(".jinja"): path.read_text("utf-8")
@@ -195,3 +196,22 @@ def test_the_mask_is_the_twins(name: str) -> None:
     assert num_compared >= 3
     stated = {*MARKED_PROMPTS.get(name, ()), UNMARKED_ENDS.get(name, "")}
     assert differences - {""} == stated - {""}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_calls_of_either_form_are_what_the_template_makes_of_its_own(name: str) -> None:
+    """Of arguments in JSON (OpenAI's form) and as mappings, it is the form that transformers renders well."""
+    template = template_of(name, tools=True)
+    mapping, city = call("Rome", content=""), '"city": "Rome"'
+    written = call("Rome", content="")
+    written["tool_calls"][0]["function"]["arguments"] = f"{{{city}}}"
+    form = template.call_form
+    expected = by_transformers(name, [user("x"), written if form == "text" else mapping], tools=True)
+    if form == "none" or expected is None:
+        assert "tool_calls" not in SOURCES[name] or expected is None
+        return
+    for given in (mapping, written):
+        chat = find_layout(["messages"]).messages({"messages": [user("x"), given]}, calls=form)
+        text = template.render(chat).text
+        assert text == expected[0]
+        assert '\\"' not in text.rpartition("look_up")[2]

@@ -150,7 +150,9 @@ def test_turns_begin_with_the_user() -> None:
     assert starts("uataua") == [0, 4]
     assert starts("sdaua") == [2, 3]
     assert starts("usaua") == [0, 3]
-    assert starts("uua") == [0, 1]
+    assert starts("uua") == [0]
+    assert starts("uuauuua") == [0, 3]
+    assert starts("usua") == [0, 2]
     assert starts("s") == []
 
 
@@ -171,6 +173,23 @@ def test_tool_messages_go_with_their_turn_and_media_of_the_system_prompt_stays(i
     assert (
         fitted("qwen2_vl", [*head, *first, *last], files, max_length=len(short) - 1, on_overflow="drop_turns") is None
     )
+
+
+def test_a_photo_stays_with_the_question_that_follows_it_in_a_message_of_its_own(image_file: ImageFactory) -> None:
+    files = [image_file(*size) for size in SIZES[:2]]
+    turns = [
+        [
+            {"role": "user", "content": "<image>"},
+            {"role": "user", "content": f"What is it, {number}?"},
+            {"role": "assistant", "content": "A cat."},
+        ]
+        for number in range(2)
+    ]
+    last = encode("qwen2_vl", turns[1], files[1:])
+    row = fitted("qwen2_vl", [*turns[0], *turns[1]], files, max_length=len(last), on_overflow="drop_turns")
+    assert row["input_ids"] == last
+    assert row["fit"]["turns_dropped"] == 1
+    assert fitted("qwen2_vl", turns[1], files[1:], max_length=len(last) - 1, on_overflow="drop_turns") is None
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "deepseekv3"])

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 import torch
 from datasets.fingerprint import Hasher
+from trl.data_utils import prepare_multimodal_messages
 
 from mmdatasets import auto_plugin, get_mm_plugin
 from mmdatasets.errors import ConversationError, PlaceholderError
@@ -248,6 +249,51 @@ def test_llama_factory_videos_and_audio(omni, files) -> None:
     named = auto_plugin(omni.processor, videos_column="clips", audios_column="sounds", messages_column="chat")
     renamed = [{"chat": row["messages"], "clips": row["videos"], "sounds": row["audios"]} for row in rows]
     assert mapped(named, renamed)["input_ids"][:] == found["input_ids"][:]
+
+
+# ----------------------------------------------------------------------------- media that has no place, or is none
+
+
+def test_trl_datasets_whose_images_have_no_place_in_the_text(image_file) -> None:
+    """As `trl-lib/llava-instruct-mix` and `trl-lib/rlaif-v` have them; TRL's own function says where images stand."""
+    processor = build_processor("qwen2_vl")
+    placing = auto_plugin(processor, unplaced_media="first_user")
+    image = str(image_file(60, 80))
+    prompt, answers = [user("What is it?")], [[assistant("A cat.")], [assistant("A dog.")]]
+    chats = [prepare_multimodal_messages(prompt + answer, images=[image]) for answer in answers]
+    theirs = [processor.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"][0] for chat in chats]
+    row = {"prompt": prompt, "completion": answers[0], "images": [image]}
+    found = mapped(placing, [row, {**row, "images": []}])
+    assert found[0]["input_ids"] == theirs[0]
+    assert [len(items) for items in found["images"]] == [1, 0]
+    pairs = datasets.Dataset.from_list(
+        [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1], "images": [image]}]
+    ).map(placing.preference_transform, batched=True)
+    assert [pairs[0]["chosen_ids"], pairs[0]["rejected_ids"]] == theirs
+    verdicts = datasets.Dataset.from_list([{**row, "label": True}]).map(placing.preference_transform, batched=True)
+    assert verdicts[0]["input_ids"] == theirs[0]
+    with pytest.raises(PlaceholderError, match=r"row 0: the messages have 0 image.*unplaced_media='first_user'"):
+        mapped(auto_plugin(processor), [row])
+    with pytest.raises(ValueError, match="unplaced_media='last' is none of 'error', 'first_user'"):
+        auto_plugin(processor, unplaced_media="last")
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], [None], [""], [{"path": None, "bytes": None}], {"path": ""}])
+def test_there_are_many_ways_to_have_no_image(nothing: object, plugin, image_file) -> None:
+    chat = [user("What?"), assistant("This.")]
+    name = "images" if isinstance(nothing, list) else "image"
+    assert one(plugin, {"messages": chat, name: nothing}) == one(plugin, {"messages": chat, "images": []})
+    asked = {"messages": [user("<image>What?"), assistant("This.")], name: nothing}
+    if nothing == []:  # which says that there is none
+        assert one(plugin, asked)["media_info"] == []
+    else:
+        with pytest.raises(PlaceholderError, match=r"1 '<image>', but the rows have no column with images"):
+            one(plugin, asked)
+    rows = [
+        {"messages": [user("<image>What?"), assistant("This.")], "image": str(image_file(60, 80))},
+        {"messages": chat, "image": "" if nothing == "" else None},
+    ]
+    assert [len(items) for items in mapped(plugin, rows)["images"]] == [1, 0]
 
 
 # ----------------------------------------------------------------------------------------------- Arrow and back
