@@ -15,7 +15,7 @@ from typing import TypeAlias
 from mmdatasets.testing.checks import CHECKS
 from mmdatasets.testing.checks.batches import NOT_ONE_VIDEO
 from mmdatasets.testing.checks.materialised import ELSEWHERE, modalities_that_stay
-from mmdatasets.testing.checks.packing import ONE_IMAGE
+from mmdatasets.testing.checks.packing import ONE_ROW
 from mmdatasets.testing.conformance import SCENARIOS, Cell, Scenario, Subject, run_cell
 from mmdatasets.testing.oracles import OWN_CALL
 from mmdatasets.testing.processors import missing_packages
@@ -38,7 +38,7 @@ _UNREMARKABLE = {
     "the batch has media",
     _NO_MODEL,
     ELSEWHERE,
-    ONE_IMAGE,
+    ONE_ROW,
     NOT_ONE_VIDEO,
     *(one.too_large_for_models for one in SCENARIOS),
 }
