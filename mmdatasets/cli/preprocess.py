@@ -19,7 +19,7 @@ _TRAIN_ON = ("assistant", "last", "completion", "all")
 _DESCRIPTION = """\
 Maps conversations with images, videos and audio to token ids, labels and media sizes, with your model's own processor,
 and writes them as Parquet files for datasets.load_dataset(DIR) and plugin.collator(). Media files are opened for their
-headers alone; nothing is decoded. The source is not changed.
+headers alone; nothing is decoded, but with --materialise. The source is not changed.
 
 A run that was interrupted - Ctrl-C, a full disk, kill -9, a machine that went down - goes on when the same command is
 given again, also with another --num-proc. Files that are finished are not written again.
@@ -71,10 +71,24 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         "--rows-per-shard",
         metavar="N",
         type=positive,
-        help="rows of the source in each file (default: 10000; 1000 with --embed-media)",
+        help="rows of the source in each file (default: 10000; 1000 with --embed-media, 100 with --materialise)",
     )
     group.add_argument(
         "--embed-media", action="store_true", help="put the media files into the result, which then can be moved"
+    )
+    group.add_argument(
+        "--materialise",
+        action="store_true",
+        help="decode the media, and store what the processor resizes them to, so that training decodes no originals",
+    )
+    group.add_argument(
+        "--quality",
+        metavar="N",
+        type=positive,
+        help="1 to 100: materialised media that loses something, and is smaller",
+    )
+    group.add_argument(
+        "--metadata-cache", metavar="DIR", help="folder for what media headers say; a second run then opens no media"
     )
     group.add_argument(
         "--overwrite",
@@ -145,6 +159,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         MMDatasetsError: The source, the processor or the output cannot be used.
         SystemExit: With 2 if the arguments contradict each other.
     """
+    if args.quality is not None and not (args.materialise and args.quality <= 100):
+        args.usage_error("--quality is of --materialise, and at most 100")
     try:
         options = _media_options(args)
     except ValueError as error:
@@ -162,6 +178,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         num_proc=args.num_proc,
         embed_media=args.embed_media,
         preference=args.preference,
+        materialise=args.materialise,
+        quality=args.quality,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
@@ -200,6 +218,7 @@ def _make_plugin(args: argparse.Namespace, options: MediaOptions) -> BasePlugin:
         "max_length": args.max_length,
         "on_overflow": args.on_overflow,
         "row_log": args.row_log,
+        "metadata_cache": args.metadata_cache,
     }
     try:
         if args.family is None:

@@ -102,6 +102,8 @@ def preprocess_on_ray(
     batch_size: int = BATCH_SIZE,
     embed_media: bool = False,
     preference: bool = False,
+    materialise: bool = False,
+    quality: int | None = None,
     overwrite: bool = False,
     num_actors: int | None = None,
 ) -> PreprocessReport:
@@ -121,6 +123,8 @@ def preprocess_on_ray(
         batch_size: Likewise.
         embed_media: Likewise.
         preference: Likewise.
+        materialise: Likewise.
+        quality: Likewise.
         overwrite: Likewise.
         num_actors: How many processes map and write; one for every two cores of the cluster when `None`.
 
@@ -132,7 +136,7 @@ def preprocess_on_ray(
         MMDatasetsError: As `mmdatasets.preprocess` does.
     """
     ray = _import_ray()
-    settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference)
+    settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference, materialise, quality)
     with open_run(source, plugin, output, settings, config=config, overwrite=overwrite) as run:
         start = time.perf_counter()
         missing = run.missing

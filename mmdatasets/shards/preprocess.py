@@ -29,6 +29,8 @@ def preprocess(
     num_proc: int = 1,
     embed_media: bool = False,
     preference: bool = False,
+    materialise: bool = False,
+    quality: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> PreprocessReport:
@@ -51,13 +53,18 @@ def preprocess(
         split: Which split of the source. In a folder, files belong to the split that their path names (`train`,
             `validation`, `test`, ...), those that name none to `train`. The split of a `Dataset` or file is this one.
         config: Which configuration of a dataset on the Hub.
-        rows_per_shard: Rows of the source in each shard; 10,000 when `None`, or 1,000 with `embed_media`.
+        rows_per_shard: Rows of the source in each shard; 10,000 when `None`, 1,000 with `embed_media`, 100
+            with `materialise`.
         batch_size: Rows that are mapped at once. What is in memory is one batch, and what makes up a row group of the
             file (some 16 MiB).
         num_proc: How many processes map and write; with 1, this one does.
         embed_media: Whether the files of media are put into the shards, which then can be moved to another machine.
             What the options refuse (http) is an error.
         preference: Whether the rows are preference data, for `plugin.preference_transform`.
+        materialise: Whether the media are decoded, and stored as `plugin.materialise` makes them, in the place of
+            originals. The shards then can be moved to another machine, too. Media that several rows have in common is
+            stored once for each 256 MiB of a shard.
+        quality: 1 to 100, for materialised media that lose something; see `plugin.materialise`.
         overwrite: Whether shards in the output that are of another source or of other settings are replaced. Those of
             the same are kept in any case.
         progress: Whether to show a progress bar, where standard error is a terminal.
@@ -72,7 +79,7 @@ def preprocess(
     """
     if isinstance(num_proc, bool) or not isinstance(num_proc, int) or num_proc < 1:
         raise ValueError(f"num_proc must be a positive integer, got {num_proc!r}")
-    settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference)
+    settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference, materialise, quality)
     with open_run(source, plugin, output, settings, config=config, overwrite=overwrite) as run:
         start = time.perf_counter()
         missing = run.missing

@@ -36,6 +36,8 @@ BATCH_SIZE = 256
 ROWS_PER_SHARD = 10_000
 ROWS_PER_SHARD_WITH_MEDIA = 1_000
 """A photograph is some 300 KB: Parquet files of a few hundred megabytes are what the Hub recommends."""
+ROWS_PER_SHARD_MATERIALISED = 100
+"""A million pixels are 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,13 @@ class RunSettings:
 
     Attributes:
         split: Which split of the source; the files are named after it.
-        rows_per_shard: Rows of the source in each file; 10,000 when `None`, or 1,000 with `embed_media`.
+        rows_per_shard: Rows of the source in each file; 10,000 when `None`, 1,000 with `embed_media`, 100 with
+            `materialise`.
         batch_size: Rows that are mapped at once.
         embed_media: Whether files hold the bytes of media.
         preference: Whether the rows are preference data, for `plugin.preference_transform`.
+        materialise: Whether media are stored as `plugin.materialise` makes them.
+        quality: Of lossy ones; see there.
     """
 
     split: str = "train"
@@ -55,6 +60,8 @@ class RunSettings:
     batch_size: int = BATCH_SIZE
     embed_media: bool = False
     preference: bool = False
+    materialise: bool = False
+    quality: int | None = None
 
     def __post_init__(self) -> None:
         check_split(self.split)
@@ -62,11 +69,17 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.quality is not None and not self.materialise:
+            raise ValueError("quality is of what is stored with materialise=True")
 
     @property
     def shard_size(self) -> int:
         """Rows of the source in each file."""
-        return self.rows_per_shard or (ROWS_PER_SHARD_WITH_MEDIA if self.embed_media else ROWS_PER_SHARD)
+        if self.rows_per_shard is not None:
+            return self.rows_per_shard
+        if self.materialise:
+            return ROWS_PER_SHARD_MATERIALISED
+        return ROWS_PER_SHARD_WITH_MEDIA if self.embed_media else ROWS_PER_SHARD
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,8 @@ def open_run(
         settings.batch_size,
         settings.embed_media,
         settings.preference,
+        settings.materialise,
+        settings.quality,
     )
     with _locked(writer.output, settings.split):
         try:

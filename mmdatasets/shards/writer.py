@@ -6,18 +6,18 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmdatasets.errors import MMDatasetsError
-from mmdatasets.features import MEDIA_INFO
+from mmdatasets.features import MEDIA_INFO, PARQUET_OPTIONS
 from mmdatasets.shards.counts import ShardCounts
 from mmdatasets.shards.embed import embed_media
 from mmdatasets.shards.layout import Shard, unfinished_name
@@ -33,6 +33,8 @@ STAMP = b"mmdatasets.shard"
 """Key of the footer's metadata under which a finished shard says what it is: run, number, rows, counts."""
 
 _GROUP_BYTES = 2**24
+_MATERIALISED_GROUP_BYTES = 2**28
+_MATERIALISED_ROWS = 16
 # The sizes that `datasets` writes: with boundaries that depend on the content, the Hub stores equal parts once.
 _CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
 
@@ -51,6 +53,8 @@ class ShardWriter:
         batch_size: Rows that are mapped at once.
         embed_media: Whether files hold the bytes of media.
         preference: Whether the rows are preference data.
+        materialise: Whether files hold media as `plugin.materialise` makes them.
+        quality: Of lossy ones; see there.
     """
 
     plugin: BasePlugin
@@ -60,6 +64,8 @@ class ShardWriter:
     batch_size: int
     embed_media: bool = False
     preference: bool = False
+    materialise: bool = False
+    quality: int | None = None
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -68,7 +74,9 @@ class ShardWriter:
 
     @cached_property
     def _settings(self) -> dict[str, object]:
-        return _writer_settings(self._schema)
+        settings = _writer_settings(self._schema)
+        # Media that rows have in common is written once for each row group.
+        return {**settings, **PARQUET_OPTIONS} if self.materialise else settings
 
     def write(self, dataset: Dataset, shard: Shard, on_rows: Callable[[int], object] = lambda _: None) -> ShardCounts:
         """Maps the shard's rows of a dataset and writes its file.
@@ -140,13 +148,17 @@ class ShardWriter:
                 counts.append(ShardCounts.of(rows.num_rows, table, logged))
                 for piece in self._pieces(table, first, rows.num_rows, logged):
                     group.append(piece)
-                    if sum(part.nbytes for part in group) >= _GROUP_BYTES:
+                    if sum(part.nbytes for part in group) >= self._group_bytes:
                         _write_group(writer, group)
                 on_rows(rows.num_rows)
             _write_group(writer, group)
             total = ShardCounts.total(counts)
             writer.add_key_value_metadata({STAMP: stamp_of(self.run, shard, total)})
         return total
+
+    @property
+    def _group_bytes(self) -> int:
+        return _MATERIALISED_GROUP_BYTES if self.materialise else _GROUP_BYTES
 
     def _map(self, first: int, rows: pa.Table) -> tuple[pa.Table, list[LoggedRow]]:
         """A batch's result, and what was said of rows that are not as they were."""
@@ -167,13 +179,22 @@ class ShardWriter:
         return table.replace_schema_metadata(schema.metadata), logged
 
     def _pieces(self, table: pa.Table, first: int, rows_read: int, logged: list[LoggedRow]) -> Iterable[pa.Table]:
-        if not self.embed_media:
+        if not self.embed_media and not self.materialise:
             return [table]
         dropped = {row.row for row in logged if row.outcome == "dropped"}
         names: list[int | str] = [row for row in range(first, first + rows_read) if row not in dropped]
         if len(names) != table.num_rows:
             names = [f"{index} of what became of the rows from {first} on" for index in range(table.num_rows)]
-        return embed_media(table, names, self.plugin.options)
+        if not self.materialise:
+            return embed_media(table, names, self.plugin.options)
+        return self._materialised(table, names)
+
+    def _materialised(self, table: pa.Table, names: Sequence[int | str]) -> Iterator[pa.Table]:
+        for start in range(0, table.num_rows, _MATERIALISED_ROWS):
+            piece = table.slice(start, _MATERIALISED_ROWS)
+            indices = names[start : start + _MATERIALISED_ROWS]
+            stored = self.plugin.materialise(piece, indices, quality=self.quality)  # type: ignore[arg-type]
+            yield cast("pa.Table", stored).replace_schema_metadata(self._schema.metadata)
 
 
 def _write_group(writer: pq.ParquetWriter, group: list[pa.Table]) -> None:

@@ -104,7 +104,8 @@ def test_shards_of_which_nothing_is_left_still_load(tmp_path):
     assert read_row_log(tmp_path / "log", plugin.settings_digest)["row"].to_pylist() == [0, 1, 3, 4, 5]
 
 
-def test_embedded_media_needs_no_files(tmp_path, monkeypatch):
+@pytest.mark.parametrize("way", ["embed_media", "materialise"])
+def test_media_within_the_files_needs_no_others(tmp_path, monkeypatch, way):
     monkeypatch.setattr(embed, "_TARGET_BYTES", 1)  # a piece for each row
     folder = tmp_path / "source"
     folder.mkdir()
@@ -124,22 +125,42 @@ def test_embedded_media_needs_no_files(tmp_path, monkeypatch):
     by_reference = source.map(plugin.transform, batched=True, features=plugin.features(source.features))
     batch = plugin.collator()(by_reference.to_list())
 
-    preprocess(source, plugin, tmp_path / "out", embed_media=True)
+    preprocess(source, plugin, tmp_path / "out", **{way: True})
     [file] = (tmp_path / "out").glob("data/*.parquet")
     assert pq.read_metadata(file).num_row_groups == 1  # pieces are small here
     result = loaded(tmp_path / "out")
     assert result.features == by_reference.features
-    assert result[0]["images"] == [{"path": "a.png", "bytes": (folder / "a.png").read_bytes()}]
-    assert result[0]["videos"] == [{"path": "clip.mp4", "bytes": (folder / "clip.mp4").read_bytes()}]
-    assert result[1]["audios"] == [{"path": "sound.wav", "bytes": (folder / "sound.wav").read_bytes()}]
-    media = {"images", "videos", "audios"}
-    assert [{k: v for k, v in row.items() if k not in media} for row in result.to_list()] == [
-        {k: v for k, v in row.items() if k not in media} for row in by_reference.to_list()
-    ]
+    if way == "embed_media":
+        assert result[0]["images"] == [{"path": "a.png", "bytes": (folder / "a.png").read_bytes()}]
+        assert result[0]["videos"] == [{"path": "clip.mp4", "bytes": (folder / "clip.mp4").read_bytes()}]
+        assert result[1]["audios"] == [{"path": "sound.wav", "bytes": (folder / "sound.wav").read_bytes()}]
+        media = {"images", "videos", "audios"}
+        assert [{k: v for k, v in row.items() if k not in media} for row in result.to_list()] == [
+            {k: v for k, v in row.items() if k not in media} for row in by_reference.to_list()
+        ]
     shutil.rmtree(folder)
     again = plugin.collator()(result.to_list())
     assert again.keys() == batch.keys()
     assert all(again[name].equal(value) for name, value in batch.items() if hasattr(value, "equal"))
+
+
+def test_materialised_media_of_several_rows_is_stored_once(tmp_path):
+    photo = str(write_image(tmp_path / "a.jpg", 700, 500))
+    chat = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "Yes."}]
+    plugin = make_plugin(options=MediaOptions(image_max_pixels=100_352))
+    sizes = []
+    for count in (1, 40):
+        source = Dataset.from_list([{"messages": chat, "images": [photo]}] * count)
+        report = preprocess(source, plugin, tmp_path / f"out{count}", materialise=True)
+        sizes.append(report.num_bytes)
+    pixels = 364 * 252 * 3
+    assert pixels < sizes[0] < sizes[1] < 1.2 * pixels
+    lossy = preprocess(source, plugin, tmp_path / "lossy", materialise=True, quality=80)
+    assert lossy.num_bytes < sizes[0] / 3
+    with pytest.raises(MMDatasetsError, match=r"output\.quality: 80 there, null now"):
+        preprocess(source, plugin, tmp_path / "lossy", materialise=True)
+    with pytest.raises(ValueError, match="quality is of what is stored with materialise=True"):
+        preprocess(source, plugin, tmp_path / "other", quality=80)
 
 
 def test_frames_of_a_video_are_embedded_too(tmp_path):
