@@ -12,9 +12,11 @@ from pathlib import Path
 import datasets
 import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
+from huggingface_hub import HfApi
 
 import mmdatasets
 from mmdatasets import MediaOptions, auto_plugin
+from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.testing.processors import build_processor
 
 REPOSITORY = "tester/mapped"
@@ -39,6 +41,21 @@ def same(batch: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     return batch.keys() == other.keys() and all(torch.equal(batch[name], other[name]) for name in batch)
 
 
+def by_address(plugin: BasePlugin, folder: Path) -> bool:
+    """Whether files of a repository are taken for what they are on the disk."""
+    api = HfApi()
+    api.create_repo("tester/files", repo_type="dataset")
+    for name in ("a.jpg", "a.mp4"):
+        api.upload_file(path_or_fileobj=folder / name, path_in_repo=name, repo_id="tester/files", repo_type="dataset")
+    chat = [{"role": "user", "content": "<image><video>"}, {"role": "assistant", "content": "This."}]
+    batches = []
+    for place in (str(folder), "hf://datasets/tester/files"):
+        columns = {"messages": [chat], "images": [[f"{place}/a.jpg"]], "videos": [[f"{place}/a.mp4"]]}
+        mapped = plugin.transform(columns)
+        batches.append(plugin.collator()([{name: column[0] for name, column in mapped.items()}]))
+    return same(*batches)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     processor = build_processor("qwen2_5_omni")
@@ -48,9 +65,9 @@ def main() -> None:
     batch = plugin.collator()(list(mapped))
     mmdatasets.push_to_hub(mapped, REPOSITORY)
     mmdatasets.push_to_hub(mapped.select([4]), "tester/referenced", embed_media=False)
+    found = {"by address": by_address(plugin, folder)}
     for name in ("a.jpg", "a.mp4", "a.wav"):
         (folder / name).unlink()  # what was pushed must be enough
-    found = {}
     loaded = load_dataset(REPOSITORY, split="train")
     found["features"] = loaded.features == mapped.features
     found["batch"] = same(batch, mmdatasets.load_collator(loaded, processor)(list(loaded)))

@@ -217,6 +217,7 @@ def test_the_card(mapped, plugin) -> None:
     }
 
 
+@pytest.mark.slow  # a process with torch, transformers and the client
 def test_a_hub_and_back(tmp_path) -> None:
     """With the real client: nested media inside the files, streaming, and the collator from what was loaded."""
     write_image(tmp_path / "a.jpg", 120, 90)
@@ -235,7 +236,7 @@ def test_a_hub_and_back(tmp_path) -> None:
         card = hub.card("tester/mapped")
     found = json.loads(done.stdout.splitlines()[-1])
     refusal = found.pop("refusal")
-    assert found == dict.fromkeys(("features", "batch", "streamed", "ids", "kept"), True)
+    assert found == dict.fromkeys(("by address", "features", "batch", "streamed", "ids", "kept"), True)
     assert "image_processor.size.longest_edge was 12845056, here it is 50176" in refusal
     assert "dataset_info:" in card  # what `datasets` wrote stays
     assert "- mmdatasets" in card
