@@ -67,19 +67,19 @@ def write_media(case: str, folder: Path, rows: int, seconds: int | None, size: t
     return [first, *(str(shutil.copy(first, folder / f"{index}.mp4")) for index in range(1, rows))]
 
 
-def plugin_of(case: str, family: str) -> BasePlugin:
+def plugin_of(case: str, family: str, pixels: tuple[int, int]) -> BasePlugin:
     """The plugin, with a budget as one trains with it."""
     if case == "audio":
         return auto_plugin(build_processor("qwen2_audio"))
     frames = int(case.rpartition("-")[2]) if "-" in case else None
-    options = MediaOptions(image_max_pixels=IMAGE_PIXELS, video_max_pixels=FRAME_PIXELS, video_num_frames=frames)
+    options = MediaOptions(image_max_pixels=pixels[0], video_max_pixels=pixels[1], video_num_frames=frames)
     return auto_plugin(build_processor(family), options=options)
 
 
 def measure(
-    case: str, paths: Sequence[str], family: str, folder: Path, repeats: int
+    case: str, paths: Sequence[str], family: str, folder: Path, repeats: int, pixels: tuple[int, int]
 ) -> tuple[list[Result], list[Store]]:
-    plugin = plugin_of(case, family)
+    plugin = plugin_of(case, family, pixels)
     modality = {"photos": "image"}.get(case, case.partition("-")[0])
     messages = [{"role": "user", "content": f"<{modality}>What is it?"}, {"role": "assistant", "content": "A test."}]
     source = Dataset.from_list([{"messages": messages, COLUMNS[modality]: [path]} for path in paths])
@@ -136,6 +136,14 @@ def main() -> None:
     options.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     options.add_argument("--seconds", type=int, help="make videos and audio this long instead")
     options.add_argument("--size", default="4000x3000", metavar="WxH", help="pixels of a photo (default: %(default)s)")
+    options.add_argument(
+        "--pixels",
+        nargs=2,
+        type=int,
+        default=[IMAGE_PIXELS, FRAME_PIXELS],
+        metavar=("PHOTO", "FRAME"),
+        help="most pixels that the processor makes of each (default: %(default)s)",
+    )
     args = options.parse_args()
     datasets.disable_progress_bars()
     torch.set_num_threads(1)  # as in the workers of a DataLoader
@@ -145,7 +153,7 @@ def main() -> None:
     for case in args.cases:
         with tempfile.TemporaryDirectory() as name:
             paths = write_media(case, Path(name) / "media", args.rows, args.seconds, (width, height))
-            found = measure(case, paths, args.family, Path(name), args.repeats)
+            found = measure(case, paths, args.family, Path(name), args.repeats, tuple(args.pixels))
             results += found[0]
             stores += found[1]
     report(results, "row", as_json=args.json)
