@@ -91,6 +91,10 @@ class MediaLimitError(MediaError):
     """A media item exceeds a limit of `MediaOptions`."""
 
 
+class MediaTimeoutError(MediaError):
+    """Reading or decoding a media item took longer than `MediaOptions.decode_timeout_s`."""
+
+
 class MediaProcessorError(MediaError):
     """The model's processor refuses a media item."""
 
@@ -109,6 +113,14 @@ class RowTooLongError(MMDatasetsError, ValueError):
 
 class TemplateError(MMDatasetsError, ValueError):
     """The chat template cannot be rendered, or its assistant turns cannot be located."""
+
+
+class MissingTemplateError(TemplateError):
+    """There is no chat template to render with: no row's fault."""
+
+
+class TooManyBadRowsError(MMDatasetsError, ValueError):
+    """More rows cannot be used than `max_bad_rows` or `max_consecutive` allow."""
 
 
 class CollateError(MMDatasetsError, ValueError):

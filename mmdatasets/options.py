@@ -12,6 +12,8 @@ AudioBackend: TypeAlias = Literal["soundfile", "pyav", "torchcodec"]
 Resampler: TypeAlias = Literal["soxr", "torchaudio"]
 LongAudio: TypeAlias = Literal["error", "truncate", "chunk"]
 Overflow: TypeAlias = Literal["error", "drop", "drop_turns", "truncate", "shrink"]
+ErrorPolicy: TypeAlias = Literal["raise", "skip", "quarantine"]
+"""What becomes of rows that cannot be used; see `mmdatasets.plugins.tolerating.Tolerating`."""
 
 IMAGE_PIXEL_LIMIT = 2**27  # 134 megapixels: above a 108-megapixel phone photo, below Pillow's own error at 179
 

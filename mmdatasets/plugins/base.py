@@ -23,7 +23,7 @@ from mmdatasets.chat.formats import (
     normalise,
 )
 from mmdatasets.chat.labels import TRAIN_ON, TrainOn
-from mmdatasets.chat.layouts import LAYOUTS, TOOLS, CallForm, Layout, LayoutName, find_layout, read_tools
+from mmdatasets.chat.layouts import LAYOUTS, Layout, LayoutName, find_layout
 from mmdatasets.collate.inputs import MediaInputs, make_inputs
 from mmdatasets.collate.rows import RowMedia, check_no_budgets, flat_references, plan_references, split_rows
 from mmdatasets.errors import MediaError, MMDatasetsError
@@ -38,25 +38,26 @@ from mmdatasets.plugins.preferences import PreferenceStages
 from mmdatasets.plugins.record import Recorded
 from mmdatasets.plugins.remembering import Remembering
 from mmdatasets.plugins.stage_inputs import options_of
+from mmdatasets.plugins.tolerating import Tolerating
 from mmdatasets.plugins.training import Training
-from mmdatasets.transforms.batches import Batch, BatchReader, check_columns, row_names, store_media, write_batch
+from mmdatasets.transforms.chats import transform_chats
 from mmdatasets.transforms.engine import Engine
-from mmdatasets.transforms.fit import write_fitted
 from mmdatasets.transforms.own_messages import write_messages
-from mmdatasets.transforms.tokenise import insert_bos, tokenise_rows
+from mmdatasets.transforms.tokenise import insert_bos
 from mmdatasets.types import Modality
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+    from mmdatasets.transforms.batches import Batch
     from mmdatasets.types import MediaReference
 
 _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering):
+class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering, Tolerating):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses
@@ -90,7 +91,8 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
         family: Name that the plugin was made by.
 
     `Fitting` has the fields that bound the length of a row: `max_length`, `on_overflow`, `shrink_floor`, `row_log`.
-    `Remembering` has `metadata_cache`, the directory that keeps what headers say.
+    `Remembering` has `metadata_cache`, the directory that keeps what headers say. `Tolerating` has what becomes of
+    rows that cannot be used: `on_error`, `max_bad_rows`, `max_consecutive`.
     """
 
     image_token: str | None = None
@@ -122,6 +124,7 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
         check_placeholders(self.placeholders, self.unplaced_media)
         self.check_fitting()
         self.check_remembering()
+        self.check_tolerating(self.row_log)
         if self.processor is None:
             return
         for modality in ("image", "video", "audio"):
@@ -255,41 +258,19 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
         media stays undecoded references in `images`, `videos` (and `video_frames`, where a video is a list of images)
         and `audios`, as far as the model takes them; other columns pass through. `features` gives the types. (A batch
         that is a plain dict, as streaming datasets pass it, gives a plain dict of the transform's own columns, with
-        `max_length` also of those that pass through: rows may be missing. Have `map` remove those with the chat.)
+        `max_length` or `on_error` also of those that pass through: rows may be missing. Have `map` remove those with
+        the chat.)
 
         Args:
             batch: Columns: the chat, and optionally its media and tools.
             indices: Row numbers for error messages: `map(..., with_indices=True)` passes them.
 
         Raises:
-            MMDatasetsError: If a row cannot be used. Names the row, and the column, index and source of its media.
+            MMDatasetsError: If a row cannot be used, and `on_error` is `"raise"`. Names the row, and the column, index
+                and source of its media.
+            TooManyBadRowsError: If more cannot be used than `max_bad_rows` or `max_consecutive` allow.
         """
-        reader = BatchReader(batch)
-        columns = self.columns_among(reader.column_names)
-        taken = {modality: columns[modality] for modality in self.modalities}
-        layout = self._layout_among(reader.column_names, reader.boolean_columns)
-        consumed = layout.consumed(reader.column_names)
-        replaced = (*consumed, *taken.values())
-        check_columns(reader, replaced, taken, fitted=self.max_length is not None)
-        chats = reader.rows(consumed)
-        media = {modality: reader.media(column, modality, len(chats)) for modality, column in columns.items()}
-        names = row_names(indices, len(chats))
-        conversations, stored = [], []
-        is_plain = layout.name == "text"
-        calls: CallForm = "none" if is_plain else self.engine.template.call_form
-        for index, (chat, name) in enumerate(zip(chats, names, strict=True)):
-            try:
-                messages = layout.messages(chat, calls=calls)
-                conversation = self.normalise(messages, {modality: rows[index] for modality, rows in media.items()})
-                conversation.tools, conversation.is_plain = read_tools(chat.get(TOOLS)), is_plain
-                stored.append(store_media(conversation.media, columns, self.options.media_root))
-            except MMDatasetsError as error:
-                raise error.at(row=name) from error.__cause__
-            conversations.append(conversation)
-        if self.max_length is not None:
-            return write_fitted(self, reader, self.fit(conversations, names), stored, taken, replaced, names)
-        rows = tokenise_rows(self, conversations, names)
-        return write_batch(reader, rows, stored, taken, replaced, self.made_by)
+        return transform_chats(self, batch, indices)
 
     def normalise(self, messages: object, media: MediaColumns, engine: Engine | None = None) -> Conversation:
         """A row's chat as the templates take it, with its media; see `mmdatasets.chat.formats.normalise`."""
@@ -324,7 +305,8 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
             for modality, column in self.media_columns.items()
         }
 
-    def _layout_among(self, names: Collection[str], booleans: Collection[str]) -> Layout:
+    def layout_among(self, names: Collection[str], booleans: Collection[str]) -> Layout:
+        """How a dataset with these columns, some of them booleans, holds its chats."""
         return find_layout(names, self.layout, self.messages_column, booleans)
 
     def features(self, source: Features | None = None) -> Features:
@@ -339,7 +321,7 @@ class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorde
         names = source or ()
         columns = self.columns_among(names)
         booleans = [name for name, feature in (source or {}).items() if feature == Value("bool")]
-        consumed = self._layout_among(names, booleans).consumed(names) if source else ()
+        consumed = self.layout_among(names, booleans).consumed(names) if source else ()
         replaced = [*consumed, *(columns[modality] for modality in self.modalities)]
         fitted = self.max_length is not None
         return tokenised_features(self.modalities, source, replaced, fitted=fitted, made_by=self.made_by)

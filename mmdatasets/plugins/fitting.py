@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from datasets.fingerprint import Hasher
 
-from mmdatasets.errors import MMDatasetsError
 from mmdatasets.options import Overflow, ShrinkFloor
+from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.fit import Fitted, fit_row
 from mmdatasets.transforms.fit_report import FitReport, make_report
 from mmdatasets.transforms.shrink import check_can_shrink
-from mmdatasets.transforms.tokenise import tokenise_rows
+from mmdatasets.transforms.tokenise import tokenise_each
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,9 +56,9 @@ class Fitting:
             its media. A row that is too long at the floor is dropped, and so is one whose media has one size with the
             model, whatever its own (the log of rows has `media_of_one_size`).
         shrink_floor: How far `"shrink"` goes.
-        row_log: Local directory for a table of the rows that were dropped or changed, which `datasets.map` has no
-            place for; see `fit_report` and `mmdatasets.transforms.row_log.read_row_log`. One for each dataset. Map
-            with `with_indices=True` for the rows' numbers. Without it, a warning counts what each batch drops.
+        row_log: Local directory for a table of the rows that were dropped, replaced or changed, which `datasets.map`
+            has no place for; see `fit_report` and `mmdatasets.transforms.row_log.read_row_log`. One for each dataset.
+            Map with `with_indices=True` for the rows' numbers. Without it, a warning counts what each batch drops.
     """
 
     _: KW_ONLY
@@ -89,30 +89,35 @@ class Fitting:
         if self.on_overflow == "shrink":
             check_can_shrink(cast("BasePlugin", self))
 
-    def fit(self, conversations: Sequence[Conversation], names: Sequence[int | str]) -> list[Fitted]:
+    def fit_each(self, conversations: Sequence[Conversation | None], errors: RowErrors) -> list[Fitted | None]:
         """Tokenises rows and fits them into `max_length`.
 
         Args:
-            conversations: Normalised rows. What is planned of their media is kept in them.
-            names: What errors call each row.
+            conversations: Normalised rows; `None` for those that cannot be used. What is planned of their media is
+                kept in them.
+            errors: Takes what is wrong with further ones, or raises it.
+
+        Returns:
+            As many rows; `None` for those that cannot be used.
 
         Raises:
-            RowTooLongError: If one is longer, and the policy is `"error"`. Names the row.
-            MMDatasetsError: If a row cannot be used. Names the row.
+            RowTooLongError: If one is longer, and the policies are `"error"` and `"raise"`. Names the row.
+            MMDatasetsError: By the policy of `errors`. Names the row.
         """
         plugin = cast("BasePlugin", self)
-        for conversation, name in zip(conversations, names, strict=True):
-            try:
-                conversation.plans = plugin.engine.media.plan(conversation.media)
-            except MMDatasetsError as error:
-                raise error.at(row=name) from error.__cause__
-        rows = tokenise_rows(plugin, conversations, names)
-        fitted = []
-        for conversation, row, name in zip(conversations, rows, names, strict=True):
-            try:
-                fitted.append(fit_row(plugin, conversation, row, name, self.max_length or len(row.input_ids)))
-            except MMDatasetsError as error:
-                raise error.at(row=name) from error.__cause__
+        planned: list[Conversation | None] = [None] * len(conversations)
+        for index, conversation in enumerate(conversations):
+            if conversation is not None:
+                with errors.row(index):
+                    conversation.plans = plugin.engine.media.plan(conversation.media)
+                    planned[index] = conversation
+        fitted: list[Fitted | None] = [None] * len(conversations)
+        for index, row in enumerate(tokenise_each(plugin, planned, errors)):
+            conversation = planned[index]
+            if row is not None and conversation is not None:
+                with errors.row(index):
+                    limit = self.max_length or len(row.input_ids)
+                    fitted[index] = fit_row(plugin, conversation, row, errors.names[index], limit)
         return fitted
 
     @cached_property

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from mmdatasets.planning.snapshot import ProcessorSnapshot
     from mmdatasets.plugins.base import BasePlugin
 
-LOCAL_SETTINGS = frozenset({"media_root", "allow_http", "row_log", "metadata_cache"})
+LOCAL_SETTINGS = frozenset(
+    {
+        "media_root",
+        "allow_http",
+        "decode_timeout_s",
+        "row_log",
+        "metadata_cache",
+        "on_error",
+        "max_bad_rows",
+        "max_consecutive",
+    }
+)
 """Settings of the machine that maps, and what it allows: a dataset does not bring these along."""
 
 _NOT_SETTINGS = frozenset({"processor", "options", "family"})

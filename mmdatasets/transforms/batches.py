@@ -93,6 +93,14 @@ class BatchReader:
         values = [self._objects(column) for column in columns]
         return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
+    def row(self, position: int) -> dict[str, object]:
+        """All that a row holds, as it is stored."""
+        table = self.table
+        if table is not None:
+            values: dict[str, object] = table.slice(position, 1).to_pylist()[0]
+            return values
+        return {name: self.batch[name][position] for name in self.column_names}
+
     def select(self, rows: Sequence[int]) -> BatchReader:
         """The batch with some of its rows."""
         table = self.table
@@ -274,6 +282,8 @@ def write_batch(
     sources: Mapping[Modality, str],
     replaced: Sequence[str],
     made_by: ClassLabel,
+    *,
+    may_lack_rows: bool = False,
 ) -> pa.Table | dict[str, list[object]]:
     """The result of a transform for supervised fine-tuning, see `write_columns`.
 
@@ -284,8 +294,12 @@ def write_batch(
         sources: The column that each modality came from; one for each that the model takes.
         replaced: Columns of the batch that the transform consumes.
         made_by: The type of the column that says what made the rows.
+        may_lack_rows: Whether the transform may leave out rows.
     """
-    return write_columns(reader, row_columns(rows), media, sources, replaced, token_features(), made_by)
+    columns = row_columns(rows)
+    return write_columns(
+        reader, columns, media, sources, replaced, token_features(), made_by, may_lack_rows=may_lack_rows
+    )
 
 
 def row_columns(rows: Sequence[TokenisedRow]) -> OwnColumns:
@@ -306,6 +320,8 @@ def write_columns(
     replaced: Sequence[str],
     tokens: Mapping[str, List | Value],
     made_by: ClassLabel,
+    *,
+    may_lack_rows: bool = False,
 ) -> pa.Table | dict[str, list[object]]:
     """A transform's result in the form that the batch came in.
 
@@ -321,12 +337,13 @@ def write_columns(
         replaced: Columns of the batch that the transform consumes.
         tokens: The types of the columns of token ids.
         made_by: The type of the column that says what made the rows.
+        may_lack_rows: Whether the transform may leave out rows; those that fit rows into a length do.
     """
     own = {**own, MADE_BY: [0] * len(media)}
     table = reader.table
     media_names = list(media_columns(sources))
     if table is None:
-        gone = {*replaced, *own, *media_names} if FIT in own else set(reader.column_names)
+        gone = {*replaced, *own, *media_names} if may_lack_rows or FIT in own else set(reader.column_names)
         return {
             **{name: list(reader.batch[name]) for name in reader.column_names if name not in gone},
             **{name: list(map(_as_list, values)) for name, values in own.items() if name != MADE_BY},

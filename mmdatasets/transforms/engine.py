@@ -17,7 +17,7 @@ from mmdatasets.chat.formats import Conversation
 from mmdatasets.chat.plain import PlainText
 from mmdatasets.chat.template import ChatTemplate
 from mmdatasets.chat.tokenise import IntArray, TextEncoder
-from mmdatasets.errors import MediaError, MMDatasetsError, TemplateError
+from mmdatasets.errors import MediaError, MissingTemplateError, MMDatasetsError, TemplateError
 from mmdatasets.media.cache import MetadataCache
 from mmdatasets.options import MediaOptions, PixelBudget
 from mmdatasets.planning.dry_run import ProcessorKwargs, ProcessorRunner
@@ -134,14 +134,14 @@ class Engine:
         """The chat template to render with: the plugin's, else the processor's, else the tokenizer's own.
 
         Raises:
-            TemplateError: If there is none.
+            MissingTemplateError: If there is none.
         """
         plugin, own = self._plugin, getattr(self.runner.processor, "chat_template", None)
         for candidate in (plugin.chat_template, own, self.tokenizer.chat_template, plugin.default_chat_template):
             template = candidate.get("default") if isinstance(candidate, dict) else candidate
             if template:
                 return ChatTemplate(template, self.tokenizer.special_tokens_map, plugin.train_on)
-        raise TemplateError(
+        raise MissingTemplateError(
             f"{type(self.runner.processor).__name__} has no chat template; pass chat_template=... to the plugin"
         )
 

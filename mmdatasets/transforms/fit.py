@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,9 +9,11 @@ from typing import TYPE_CHECKING
 from mmdatasets.errors import RowTooLongError
 from mmdatasets.features import FIT, FitRecord, Outcome, token_features
 from mmdatasets.options import PixelBudget
+from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.batches import BatchReader, StoredColumns, row_columns, select_media, write_columns
 from mmdatasets.transforms.drop_turns import shortened
-from mmdatasets.transforms.row_log import LoggedRow, offer_rows, write_row_log
+from mmdatasets.transforms.report import report_rows
+from mmdatasets.transforms.row_log import LoggedRow
 from mmdatasets.transforms.shrink import shrink
 from mmdatasets.transforms.tokenise import IGNORE_INDEX, TokenisedRow, tokenise_rows
 from mmdatasets.transforms.truncate import truncate
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mmdatasets.chat.formats import Conversation
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.types import Modality
-
-_logger = logging.getLogger(__name__)
 
 TOO_LONG = "too_long"
 LAST_TURN_TOO_LONG = "last_turn_too_long"
@@ -148,54 +146,46 @@ def _drop_turns(
 def write_fitted(
     plugin: BasePlugin,
     reader: BatchReader,
-    fitted: Sequence[Fitted],
+    fitted: Sequence[Fitted | None],
     media: Sequence[StoredColumns],
     sources: Mapping[Modality, str],
     replaced: Sequence[str],
-    names: Sequence[int | str],
+    errors: RowErrors,
 ) -> pa.Table | dict[str, list[object]]:
     """The result of a transform that fits rows: those that are left, with a column that says what became of them.
 
     Args:
         plugin: Says where rows are logged.
         reader: The batch.
-        fitted: What became of its rows.
+        fitted: What became of its rows; `None` for those with an error.
         media: The media columns of each row, from `store_media`.
         sources: The column that each modality came from; one for each that the model takes.
         replaced: Columns of the batch that the transform consumes.
-        names: What errors call each row.
+        errors: What is wrong with rows, and what errors call each.
     """
-    report_rows(plugin, fitted, names)
-    kept = [index for index, one in enumerate(fitted) if one.row is not None]
-    rows = [one.row for one in fitted if one.row is not None]
-    stored = [media[index] for index in kept]
-    for position, index in enumerate(kept):
-        of_row = fitted[index].kept_media
-        if of_row is not None:
-            stored[position] = select_media(stored[position], of_row)
-    own = {**row_columns(rows), FIT: [fitted[index].record for index in kept]}
+    report_fitted(plugin, reader, fitted, errors)
+    kept, rows, records, stored = [], [], [], []
+    for index, one in enumerate(fitted):
+        if one is None or one.row is None:
+            continue
+        kept.append(index)
+        rows.append(one.row)
+        records.append(one.record)
+        stored.append(media[index] if one.kept_media is None else select_media(media[index], one.kept_media))
     if len(kept) < len(fitted):
         reader = reader.select(kept)
+    own = {**row_columns(rows), FIT: records}
     return write_columns(reader, own, stored, sources, replaced, token_features(), plugin.made_by)
 
 
-def report_rows(plugin: BasePlugin, fitted: Sequence[Fitted], names: Sequence[int | str]) -> None:
-    """Says which rows of a batch are not as they were, in the plugin's log of rows; else warns of those dropped."""
-    logged = [_logged(one, name) for one, name in zip(fitted, names, strict=True) if one.outcome != "kept"]
-    is_collected = offer_rows(logged)
-    if plugin.row_log is not None:
-        contents = (one.original.input_ids.tobytes() for one in fitted)
-        write_row_log(plugin.row_log, plugin.settings_digest, contents, logged)
-        return
-    reasons = Counter(one.reason for one in fitted if one.outcome == "dropped")
-    if reasons and not is_collected:
-        counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items(), key=str))
-        _logger.warning(
-            "dropped %d of %d rows (%s); row_log='a directory' of the plugin keeps which",
-            sum(reasons.values()),
-            len(fitted),
-            counts,
-        )
+def report_fitted(plugin: BasePlugin, reader: BatchReader, fitted: Sequence[Fitted | None], errors: RowErrors) -> None:
+    """Says which rows of a batch are not as they were; see `mmdatasets.transforms.report.report_rows`."""
+    changed = [
+        _logged(one, name)
+        for one, name in zip(fitted, errors.names, strict=True)
+        if one is not None and one.outcome != "kept"
+    ]
+    report_rows(plugin, reader, errors, [None if one is None else one.original.input_ids for one in fitted], changed)
 
 
 def _logged(fitted: Fitted, name: int | str) -> LoggedRow:

@@ -26,6 +26,7 @@ from mmdatasets.features import (
     preference_token_features,
     tokenised_features,
 )
+from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.batches import (
     Batch,
     BatchReader,
@@ -36,8 +37,8 @@ from mmdatasets.transforms.batches import (
     store_media,
     write_columns,
 )
-from mmdatasets.transforms.fit import TOO_LONG, Fitted, report_rows, too_long
-from mmdatasets.transforms.tokenise import IGNORE_INDEX, TokenisedRow, tokenise_rows
+from mmdatasets.transforms.fit import TOO_LONG, Fitted, report_fitted, too_long
+from mmdatasets.transforms.tokenise import IGNORE_INDEX, TokenisedRow, tokenise_each
 from mmdatasets.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
@@ -91,32 +92,63 @@ def transform_preferences(
     rows = reader.rows(layout.consumed(reader.column_names))
     columns = plugin.columns_among(reader.column_names)
     media = {modality: reader.media(column, modality, len(rows)) for modality, column in columns.items()}
-    names = row_names(indices, len(rows))
-    conversations: list[Conversation] = []
-    stored: list[StoredColumns] = []
-    for index, (row, name) in enumerate(zip(rows, names, strict=True)):
-        try:
+    errors = RowErrors(row_names(indices, len(rows)), plugin.on_error)
+    plugin.engine.template  # noqa: B018 - that there is none is no row's fault
+    conversations: list[list[Conversation]] = [[] for _ in rows]
+    stored: list[StoredColumns] = [{} for _ in rows]
+    verdicts: list[object] = [None] * len(rows)
+    for index, row in enumerate(rows):
+        with errors.row(index):
             own = {modality: values[index] for modality, values in media.items()}
-            sides, references = _sides(plugin, layout, row, own, columns)
-        except MMDatasetsError as error:
-            raise error.at(row=name) from error.__cause__
-        conversations += sides
-        stored.append(references)
-    num_sides = len(_SIDES) if layout.is_paired else 1
-    tokenised = tokenise_rows(plugin, conversations, [name for name in names for _ in range(num_sides)])
-    made = [tokenised[start : start + num_sides] for start in range(0, len(tokenised), num_sides)]
-    for sides_of_row, name in zip(made, names, strict=True):
-        _check_sides(sides_of_row, name)
-    said: OwnColumns = {}
-    if plugin.max_length is not None:
-        fitted = [_fit(plugin, sides, name, plugin.max_length) for sides, name in zip(made, names, strict=True)]
-        report_rows(plugin, fitted, names)
-        kept = [index for index, one in enumerate(fitted) if one.row is not None]
-        made, stored = [made[index] for index in kept], [stored[index] for index in kept]
-        rows, names = [rows[index] for index in kept], [names[index] for index in kept]
-        reader, said = reader.select(kept), {FIT: [fitted[index].record for index in kept]}
-    result = _paired_columns(made) if layout.is_paired else _unpaired_columns(made, layout, rows, names)
-    return write_columns(reader, {**result, **said}, stored, found.taken, found.replaced, tokens, plugin.made_by)
+            sides, stored[index] = _sides(plugin, layout, row, own, columns)
+            verdicts[index] = None if layout.is_paired else layout.verdict_of(row)
+            conversations[index] = sides
+    fitted = _make(plugin, conversations, errors, layout.is_paired)
+    report_fitted(plugin, reader, [None if row is None else row.fitted for row in fitted], errors)
+    kept = [(index, row) for index, row in enumerate(fitted) if row is not None and row.fitted.row is not None]
+    made = [row.sides for _, row in kept]
+    if len(kept) < len(rows):
+        reader = reader.select([index for index, _ in kept])
+    said: OwnColumns = {} if plugin.max_length is None else {FIT: [row.fitted.record for _, row in kept]}
+    result = _paired_columns(made) if layout.is_paired else _unpaired_columns(made, [verdicts[at] for at, _ in kept])
+    return write_columns(
+        reader,
+        {**result, **said},
+        [stored[index] for index, _ in kept],
+        found.taken,
+        found.replaced,
+        tokens,
+        plugin.made_by,
+        may_lack_rows=plugin.on_error != "raise",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A row's sides, and what became of the row by the longer one."""
+
+    sides: list[TokenisedRow]
+    fitted: Fitted
+
+
+def _make(
+    plugin: BasePlugin, conversations: Sequence[Sequence[Conversation]], errors: RowErrors, is_paired: bool
+) -> list[_Made | None]:
+    """Tokenises the sides of rows and fits them; `None` for rows that cannot be used."""
+    num_sides = len(_SIDES) if is_paired else 1
+    flat: list[Conversation | None] = []
+    for sides_of_row in conversations:
+        flat += sides_of_row or [None] * num_sides
+    own = errors.for_parts(num_sides)
+    tokenised = tokenise_each(plugin, flat, own)
+    errors.take_parts(own, num_sides)
+    made: list[_Made | None] = [None] * len(conversations)
+    for index in errors.kept:
+        sides = [side for side in tokenised[index * num_sides :][:num_sides] if side is not None]
+        with errors.row(index):
+            _check_sides(sides)
+            made[index] = _Made(sides, _fit(plugin, sides, errors.names[index]))
+    return made
 
 
 def _fits(plugin: BasePlugin) -> bool:
@@ -133,18 +165,19 @@ def _fits(plugin: BasePlugin) -> bool:
     return plugin.max_length is not None
 
 
-def _fit(plugin: BasePlugin, sides: Sequence[TokenisedRow], name: int | str, max_length: int) -> Fitted:
+def _fit(plugin: BasePlugin, sides: Sequence[TokenisedRow], name: int | str) -> Fitted:
     """What becomes of a row by its longer side.
 
     Raises:
         RowTooLongError: If it is too long, and the policy is `"error"`.
     """
     longer = max(sides, key=lambda side: len(side.input_ids))
-    if len(longer.input_ids) <= max_length:
+    if plugin.max_length is None or len(longer.input_ids) <= plugin.max_length:
         return Fitted("kept", longer, longer)
     if plugin.on_overflow == "drop":
         return Fitted("dropped", longer, None, TOO_LONG)
-    raise too_long(longer, max_length, name, "chosen" if longer is sides[0] and len(sides) > 1 else None)
+    column = "chosen" if longer is sides[0] and len(sides) > 1 else None
+    raise too_long(longer, plugin.max_length, name, column)
 
 
 def _columns_of(plugin: BasePlugin, names: Sequence[str]) -> _Columns:
@@ -196,13 +229,13 @@ def _counted(conversation: Conversation) -> str:
     return ", ".join(f"{count} {modality}(s)" for modality, count in counts.items() if count) or "no media"
 
 
-def _check_sides(sides: Sequence[TokenisedRow], row: int | str) -> None:
+def _check_sides(sides: Sequence[TokenisedRow]) -> None:
     for side, column in zip(sides, _SIDES, strict=False):
         if not (side.labels != IGNORE_INDEX).any():
-            raise ConversationError("of the answer, no token is trained", row=row, column=column)
+            raise ConversationError("of the answer, no token is trained", column=column)
         if [_planned(item) for item in side.media] != [_planned(item) for item in sides[0].media]:
             raise ConversationError(
-                "the chat template writes the media of the two sides in another order, or as other tokens", row=row
+                "the chat template writes the media of the two sides in another order, or as other tokens"
             )
 
 
@@ -221,18 +254,7 @@ def _paired_columns(rows: Sequence[Sequence[TokenisedRow]]) -> OwnColumns:
     }
 
 
-def _unpaired_columns(
-    rows: Sequence[Sequence[TokenisedRow]],
-    layout: PreferenceLayout,
-    sources: Sequence[Mapping[str, object]],
-    names: Sequence[int | str],
-) -> OwnColumns:
-    verdicts = []
-    for source, name in zip(sources, names, strict=True):
-        try:
-            verdicts.append(layout.verdict_of(source))
-        except ConversationError as error:
-            raise error.at(row=name) from error.__cause__
+def _unpaired_columns(rows: Sequence[Sequence[TokenisedRow]], verdicts: Sequence[object]) -> OwnColumns:
     return {
         INPUT_IDS: [row.input_ids for (row,) in rows],
         LABELS: [row.labels for (row,) in rows],

@@ -9,18 +9,20 @@ what is said in several files counts once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmdatasets.errors import MMDatasetsError
+from mmdatasets.errors import MediaError, MMDatasetsError
+from mmdatasets.media.source import to_stored
 
 SCHEMA = pa.schema(
     [
@@ -31,6 +33,8 @@ SCHEMA = pa.schema(
         ("index", pa.int32()),
         ("source", pa.string()),
         ("length", pa.int64()),
+        ("message", pa.string()),
+        ("digest", pa.string()),
     ]
 )
 """The columns of the table; see `LoggedRow`."""
@@ -44,12 +48,14 @@ class LoggedRow:
 
     Attributes:
         row: Number of the row in the dataset; `None` where the map was not told (`with_indices=True`).
-        outcome: What became of it: `"dropped"`, `"cut"`, `"shrunk"`.
+        outcome: What became of it: `"dropped"`, `"cut"`, `"shrunk"`; in the collator `"replaced"`.
         reason: Why.
         column: The column to blame, if one is.
         index: The media item within it.
         source: What that item is.
         length: How many tokens the row had, where it came so far.
+        message: What the error says, where the row could not be used.
+        digest: The row's `row_digest`, likewise.
     """
 
     row: int | None
@@ -59,6 +65,8 @@ class LoggedRow:
     index: int | None = None
     source: str | None = None
     length: int | None = None
+    message: str | None = None
+    digest: str | None = None
 
 
 _collector: ContextVar[list[LoggedRow] | None] = ContextVar("_collector", default=None)
@@ -89,6 +97,46 @@ def offer_rows(rows: Sequence[LoggedRow]) -> bool:
     if collected is not None:
         collected.extend(rows)
     return collected is not None
+
+
+def row_digest(row: Mapping[str, object]) -> str:
+    """Tells a row from others by what its columns hold, where its number is not known.
+
+    Args:
+        row: The row as it is stored, media undecoded: one of `dataset.with_format("arrow")[index].to_pylist()`.
+
+    Returns:
+        32 hexadecimal digits, the same wherever and in whatever order of the columns.
+    """
+    digest = blake2b(digest_size=16)
+    _fold(digest, row)
+    return digest.hexdigest()
+
+
+def _fold(digest: blake2b, value: object) -> None:
+    """Adds a value with its type and length, so that no two different ones add the same."""
+    if isinstance(value, Mapping):
+        digest.update(b"{%d" % len(value))
+        for key in sorted(value, key=str):
+            _fold(digest, str(key))
+            _fold(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(b"[%d" % len(value))
+        for item in value:
+            _fold(digest, item)
+    elif isinstance(value, np.ndarray | np.generic):
+        _fold(digest, value.tolist())
+    elif isinstance(value, bytes | bytearray | memoryview | str):
+        data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+        digest.update(b"%c%d:" % (b"s" if isinstance(value, str) else b"b", len(data)))
+        digest.update(data)
+    elif value is None or isinstance(value, bool | int | float):
+        digest.update(f"={value!r};".encode())
+    else:
+        try:
+            _fold(digest, to_stored(value))
+        except MediaError:  # a streaming dataset may have any object in its rows: of those the type must do
+            digest.update(f"?{type(value).__name__};".encode())
 
 
 def write_row_log(
@@ -158,8 +206,11 @@ def read_row_log(directory: str | os.PathLike[str], run: str | None = None) -> p
 
 
 def _distinct(table: pa.Table) -> pa.Table:
-    """The table without what is said twice of a row: a dataset may be mapped again in batches of another size."""
-    is_known = pc.is_valid(table["row"])
+    """The table without what is said twice of a row: a dataset may be mapped again in batches of another size.
+
+    A row that a collator replaces comes up again each epoch.
+    """
+    is_known = pc.or_(pc.is_valid(table["row"]), pc.equal(table["outcome"], "replaced"))
     known = table.filter(is_known).group_by(SCHEMA.names, use_threads=False).aggregate([])
     return pa.concat_tables([known.select(SCHEMA.names).cast(SCHEMA), table.filter(pc.invert(is_known))])
 

@@ -16,8 +16,9 @@ from mmdatasets.chat.formats import Conversation, as_string
 from mmdatasets.chat.template import Rendered
 from mmdatasets.chat.tokenise import Encoded, IntArray
 from mmdatasets.chat.traced import Span
-from mmdatasets.errors import MMDatasetsError, TemplateError
+from mmdatasets.errors import TemplateError
 from mmdatasets.features import MediaRecord, record_of
+from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.own_messages import find_runs, render_own_messages, share_runs
 from mmdatasets.transforms.planned import PlannedMedia, numbered, plan_media
 from mmdatasets.types import Expansion, MediaItem, Modality
@@ -116,23 +117,45 @@ def tokenise_rows(
     Raises:
         MMDatasetsError: If a row cannot be used. Names the row.
     """
+    rows = tokenise_each(plugin, conversations, RowErrors(row_names), engine)
+    return [row for row in rows if row is not None]
+
+
+def tokenise_each(
+    plugin: BasePlugin,
+    conversations: Sequence[Conversation | None],
+    errors: RowErrors,
+    engine: Engine | None = None,
+) -> list[TokenisedRow | None]:
+    """Tokenises those rows of a batch that can be used.
+
+    Args:
+        plugin: The family's rules and settings.
+        conversations: Normalised rows; `None` for those that cannot be used.
+        errors: Takes what is wrong with further ones, or raises it.
+        engine: The processor at work, where it is not the plugin's own engine.
+
+    Returns:
+        As many rows; `None` for those that cannot be used.
+
+    Raises:
+        MMDatasetsError: By the policy of `errors`. Names the row.
+    """
     engine = engine or plugin.engine
-    planned = []
+    planned: dict[int, RowText] = {}
     try:
-        for conversation, name in zip(conversations, row_names, strict=True):
-            try:
-                planned.append(_plan_row(plugin, engine, conversation))
-            except MMDatasetsError as error:
-                raise error.at(row=name) from error.__cause__
+        for index, conversation in enumerate(conversations):
+            if conversation is not None:
+                with errors.row(index):
+                    planned[index] = _plan_row(plugin, engine, conversation)
     finally:
         engine.media.keep_found()
-    encoded = engine.encoder.encode([row.pieces for row in planned], [row.add_special_tokens for row in planned])
-    rows = []
-    for row, tokens, name in zip(planned, encoded, row_names, strict=True):
-        try:
-            rows.append(_expand_row(engine, row, tokens))
-        except MMDatasetsError as error:
-            raise error.at(row=name) from error.__cause__
+    texts = planned.values()
+    encoded = engine.encoder.encode([row.pieces for row in texts], [row.add_special_tokens for row in texts])
+    rows: list[TokenisedRow | None] = [None] * len(conversations)
+    for (index, row), tokens in zip(planned.items(), encoded, strict=True):
+        with errors.row(index):
+            rows[index] = _expand_row(engine, row, tokens)
     return rows
 
 

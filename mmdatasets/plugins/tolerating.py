@@ -1,0 +1,68 @@
+"""What a plugin says of rows that cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import get_args
+
+from mmdatasets.options import ErrorPolicy
+from mmdatasets.transforms.bad_rows import BadRowTally
+
+
+@dataclass(eq=False)
+class Tolerating:
+    """The part of a plugin that decides on rows that cannot be used.
+
+    Attributes:
+        on_error: What becomes of a row whose chat or media cannot be used. Only what is the row's fault counts: a
+            missing package, template or processor, memory that runs out and Ctrl-C stop the run in any case.
+
+            `"raise"` raises an error that names row, column, index, source and cause. `"skip"` leaves the row out of
+            what `map` and `preprocess` make and counts it; the collator, which cannot leave out a row without this
+            rank's batch becoming another than the other ranks', replaces it, see
+            `mmdatasets.collate.replacing`. `"quarantine"` does the same, and needs `row_log`, which keeps which row
+            it was (its number with `with_indices=True`, and a digest of what it holds), and why. With `row_log`,
+            `"skip"` writes there too; without, a warning counts what each batch drops.
+        max_bad_rows: Most rows that may be dropped or replaced; any number when `None`. Each process counts its own:
+            those of `map(num_proc=...)`, of `preprocess`, of Ray and of a `DataLoader`; a plugin counts on over
+            several maps.
+        max_consecutive: Most such rows that may follow one another, likewise: then the data is wrong as a whole.
+    """
+
+    _: KW_ONLY
+    on_error: ErrorPolicy = "raise"
+    max_bad_rows: int | None = None
+    max_consecutive: int | None = 1000
+
+    def check_tolerating(self, row_log: object) -> None:
+        """Checks these fields.
+
+        Args:
+            row_log: Where rows are logged.
+
+        Raises:
+            ValueError: If one has a value that it cannot have.
+        """
+        check_policy(self.on_error, row_log)
+        for name in ("max_bad_rows", "max_consecutive"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise ValueError(f"{name} must be a number of rows or None, got {value!r}")
+
+    @cached_property
+    def bad_rows(self) -> BadRowTally:
+        """Counts what the transforms could not use in this process; never pickled."""
+        return BadRowTally(self.max_bad_rows, self.max_consecutive)
+
+
+def check_policy(on_error: ErrorPolicy, row_log: object) -> None:
+    """Checks a policy.
+
+    Raises:
+        ValueError: If there is no such policy, or it lacks a place for its table.
+    """
+    if on_error not in get_args(ErrorPolicy):
+        raise ValueError(f"on_error={on_error!r} is none of {', '.join(map(repr, get_args(ErrorPolicy)))}")
+    if on_error == "quarantine" and row_log is None:
+        raise ValueError("on_error='quarantine' needs row_log, the directory that keeps which rows were left out")
