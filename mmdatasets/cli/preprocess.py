@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from rich.console import Console
 
 from mmdatasets.cli.numbers import positive
-from mmdatasets.options import LongAudio, MediaOptions, Overflow, VideoSampling
+from mmdatasets.options import ErrorPolicy, LongAudio, MediaOptions, Overflow, VideoSampling
 
 if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
@@ -118,6 +118,16 @@ def _add_text_options(group: argparse._ArgumentGroup) -> None:
         help="what becomes of longer rows (default: %(default)s, which names the first one)",
     )
     group.add_argument(
+        "--on-error",
+        choices=get_args(ErrorPolicy),
+        default="raise",
+        help="what becomes of rows that cannot be used: stop at the first and name it, leave them out, or leave them "
+        "out and write to --row-log which and why (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-bad-rows", metavar="N", type=positive, help="stop where a process has left out more (default: any)"
+    )
+    group.add_argument(
         "--row-log", metavar="DIR", help="folder for a table of the rows that were dropped or changed, and why"
     )
 
@@ -219,6 +229,8 @@ def _make_plugin(args: argparse.Namespace, options: MediaOptions) -> BasePlugin:
         "on_overflow": args.on_overflow,
         "row_log": args.row_log,
         "metadata_cache": args.metadata_cache,
+        "on_error": args.on_error,
+        "max_bad_rows": args.max_bad_rows,
     }
     try:
         if args.family is None:

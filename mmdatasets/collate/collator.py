@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 from mmdatasets.collate.batch import Batch, cast_media
 from mmdatasets.collate.position_ids import ModelPositions
+from mmdatasets.collate.replacing import Stand, load_rows, report_replaced, stand_in
 from mmdatasets.collate.rows import RowMedia, media_of
 from mmdatasets.errors import CollateError, MediaError
 from mmdatasets.features import INPUT_IDS, LABELS
+from mmdatasets.transforms.bad_rows import BadRowTally, RowErrors, check_policy
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
+    from mmdatasets.options import ErrorPolicy
     from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.types import Modality
 
 TokenLists: TypeAlias = dict[str, list[list[int]]]
 """Sequences of a batch by name (`input_ids`, ...), not padded."""
@@ -36,6 +41,8 @@ class MultimodalCollator:
         dtype: What pixels and audio features are cast to; as the processor makes them when `None`.
         return_tensors: `"pt"`, the only kind there is.
         positions: Makes `position_ids`; the model makes them itself when `None`.
+        on_error: What becomes of a row whose media cannot be decoded: the plugin's policy when `None`. See
+            `mmdatasets.collate.replacing` for what stands in for it. Each worker counts its own.
     """
 
     plugin: BasePlugin
@@ -45,6 +52,7 @@ class MultimodalCollator:
     dtype: torch.dtype | None = None
     return_tensors: Literal["pt"] = "pt"
     positions: ModelPositions | None = None
+    on_error: ErrorPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.padding_side not in (None, "left", "right"):
@@ -56,6 +64,17 @@ class MultimodalCollator:
                 f"dtype must be a floating torch.dtype such as torch.bfloat16, or None; got {self.dtype!r}"
             )
         check_return_tensors(self.return_tensors)
+        check_policy(self.policy, self.plugin.row_log)
+
+    @property
+    def policy(self) -> ErrorPolicy:
+        """What becomes of a row whose media cannot be decoded."""
+        return self.plugin.on_error if self.on_error is None else self.on_error
+
+    @cached_property
+    def bad_rows(self) -> BadRowTally:
+        """Counts the rows that were replaced in this process."""
+        return BadRowTally(self.plugin.max_bad_rows, self.plugin.max_consecutive)
 
     def __call__(self, rows: Sequence[Mapping[str, object]], return_tensors: str | None = None) -> Batch:
         """Makes a batch.
@@ -69,19 +88,26 @@ class MultimodalCollator:
             length)`), the processor's media tensors (`pixel_values`, ...), and what else the family needs.
 
         Raises:
-            MediaError: If a media item cannot be decoded. Names row, index and source.
+            MediaError: If a media item cannot be decoded, and `on_error` is `"raise"`. Names row, index and source.
+            TooManyBadRowsError: If more rows were replaced than the plugin allows.
             CollateError: If rows were not mapped, lack their media, or do not fit it.
             ValueError: If other than torch tensors are asked for.
         """
         check_return_tensors(return_tensors or self.return_tensors)
         if not rows:
             raise CollateError("there are no rows to make a batch of")
-        sequences = {INPUT_IDS: [token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]}
-        sequences["attention_mask"] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
+        ids = [token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]
+        labels = None
         if any(row.get(LABELS) is not None for row in rows):
-            sequences[LABELS] = [token_list(row, LABELS, index) for index, row in enumerate(rows)]
-            check_lengths(sequences[INPUT_IDS], sequences[LABELS])
-        media = self.fill_towers(self.media_of_rows(rows), sequences)
+            labels = [token_list(row, LABELS, index) for index, row in enumerate(rows)]
+            check_lengths(ids, labels)
+        stand = self.stand(rows)
+        if not stand.is_whole:
+            ids, labels = stand.arrange(self.plugin.engine, ids, labels)
+        sequences = {INPUT_IDS: ids, "attention_mask": [[1] * len(row) for row in ids]}
+        if labels is not None:
+            sequences[LABELS] = labels
+        media = self.fill_towers(stand.media, sequences, lost=stand.lost)
         return Batch(self.complete(self.pad(sequences), media))
 
     def complete(
@@ -105,39 +131,59 @@ class MultimodalCollator:
         made = to_tensor(value)
         return made if self.dtype is None else cast_media(name, made, self.dtype)  # type: ignore[return-value]
 
-    def media_of_rows(self, rows: Sequence[Mapping[str, object]]) -> list[RowMedia]:
-        """The media of each row, in the order of the text.
+    def stand(self, rows: Sequence[Mapping[str, object]]) -> Stand:
+        """The media of each row, in the order of the text, and by the policy other rows in the place of bad ones.
+
+        Raises:
+            MediaError: If a reference cannot be used, or by other policies than `"raise"`, where all is decoded here,
+                if what is wrong is not the row's fault. Names the row.
+            TooManyBadRowsError: If more rows were replaced than the plugin allows.
+        """
+        errors = RowErrors([f"{index} of the batch" for index in range(len(rows))], self.policy)
+        media: list[RowMedia | None] = [None] * len(rows)
+        for index, row in enumerate(rows):
+            with errors.row(index):
+                media[index] = self.media_of_row(row, index)
+        if self.policy == "raise":
+            return Stand(range(len(rows)), [one for one in media if one is not None])
+        loaded = load_rows(self.plugin, media, errors)
+        report_replaced(self.plugin, rows, errors, self.bad_rows)
+        return stand_in(rows, loaded)
+
+    def media_of_row(self, row: Mapping[str, object], index: int) -> RowMedia:
+        """The media of row `index` of a batch, in the order of the text.
 
         Raises:
             MediaError: If a reference cannot be used. Names the row.
         """
-        return [self._media_of(row, index) for index, row in enumerate(rows)]
-
-    def _media_of(self, row: Mapping[str, object], index: int) -> RowMedia:
         try:
             return media_of(row, self.plugin.engine)
         except (MediaError, CollateError) as error:
             raise error.at(row=f"{index} of the batch") from error.__cause__
 
-    def fill_towers(self, media: Sequence[RowMedia], *batches: TokenLists) -> list[RowMedia]:
+    def fill_towers(
+        self, media: Sequence[RowMedia], *batches: TokenLists, lost: Collection[Modality] = ()
+    ) -> list[RowMedia]:
         """With `ensure_media`, blank items for the towers that a batch has nothing for.
 
         Args:
             media: The media of each row.
             *batches: Sequences with this media, one or several for each row. The blanks' tokens join the first row's,
                 masked out.
+            lost: Modalities that the batch would have if no row of it had been replaced, which it gets in any case.
 
         Returns:
             The media with the blanks.
         """
-        if not self.ensure_media:
+        if not self.ensure_media and not lost:
             return list(media)
         engine = self.plugin.engine
         present = {item.modality for row in media for item in row.items}
         blanks = []
         for tower in self.plugin.towers:
             taken = [modality for modality in tower if modality in engine.runner.placeholders]
-            if not taken or present & set(tower):
+            is_needed = self.ensure_media or not set(tower).isdisjoint(lost)
+            if not taken or not is_needed or present & set(tower):
                 continue
             blank, ids = engine.blank(taken[0])
             blanks.append(blank)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MediaInputs: TypeAlias = "dict[str, torch.Tensor | list[list[int]] | NestedTensors]"
 """Inputs of a model by name: tensors, lists that accompany the token ids of each row, and nested lists of tensors."""
 
+Decoded: TypeAlias = dict[PixelBudget | None, dict[object, MediaInput]]
+"""Decoded items of a batch: budget -> what the item is -> the item."""
+
 _Item = TypeVar("_Item", MediaInput, MediaItem)
 
 NestedTensors: TypeAlias = "Sequence[torch.Tensor | NestedTensors]"
@@ -77,15 +80,32 @@ def _repeated(value: object, copies: int) -> object:
 
 def _load(engine: Engine, media: Sequence[RowMedia]) -> list[list[MediaInput]]:
     """Decodes a batch's media, what several rows share once. Nothing is kept beyond the batch."""
-    decoded: dict[PixelBudget | None, dict[object, MediaInput]] = {}
+    decoded: Decoded = {}
     rows = []
     for index, row in enumerate(media):
         try:
-            reader, known = engine.at_budget(row.budget).media, decoded.setdefault(row.budget, {})
-            rows.append([*reader.load(row.items, row.plans, known), *row.blanks])
+            rows.append([*load_row(engine, row, decoded), *row.blanks])
         except (MediaError, CollateError) as error:
             raise error.at(row=f"{index} of the batch") from error.__cause__
     return rows
+
+
+def load_row(engine: Engine, row: RowMedia, decoded: Decoded) -> Sequence[MediaInput]:
+    """Decodes a row's media, unless it is decoded already.
+
+    Args:
+        engine: The processor at work.
+        row: The media.
+        decoded: What is decoded already; what is decoded here is added.
+
+    Raises:
+        MediaError: If an item cannot be decoded. Names column, index and source.
+        CollateError: If the row's items have several budgets.
+    """
+    if row.loaded is not None:
+        return row.loaded
+    reader, known = engine.at_budget(row.budget).media, decoded.setdefault(row.budget, {})
+    return reader.load(row.items, row.plans, known)
 
 
 def _in_order(
@@ -117,7 +137,8 @@ def _process(
     # A budget is nothing to audio, which is padded to the longest of the batch.
     seen_rows, heard_rows = ([_of_kind(row, audio) for row in rows] for audio in (False, True))
     seen_media, heard_media = (
-        [replace(row, items=_of_kind(row.items, audio), max_pixels=()) for row in media] for audio in (False, True)
+        [replace(row, items=_of_kind(row.items, audio), max_pixels=(), loaded=None) for row in media]
+        for audio in (False, True)
     )
     outputs, seen = _process_stretches(plugin, engines, seen_rows, seen_media)
     sounds: list[Expansion] = []

@@ -19,13 +19,18 @@ from mmdatasets.collate.isolation import (
     layer_rules,
 )
 from mmdatasets.collate.masks import LayerRule, additive, block_mask, dense_mask
+from mmdatasets.collate.replacing import beginning_of, load_rows, report_replaced
 from mmdatasets.collate.rows import RowMedia
 from mmdatasets.errors import CollateError
 from mmdatasets.features import INPUT_IDS, LABELS, MEDIA_INFO, SEQUENCE_LENGTHS
+from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from mmdatasets.transforms.engine import Engine
+    from mmdatasets.types import Modality
 
 _MASK = "attention_mask"
 _POSITIONS = "position_ids"
@@ -80,20 +85,39 @@ class PackedCollator:
         check_return_tensors(return_tensors or "pt")
         if not rows:
             raise CollateError("there are no rows to make a batch of")
-        pieces = [piece for index, row in enumerate(rows) for piece in self._pieces(row, index)]
-        if self.collator.ensure_media:
+        pieces, lost = self._usable(rows)
+        if self.collator.ensure_media or lost:
             pieces.insert(0, _Sequence([], None if pieces[0].labels is None else [], RowMedia()))
         sequences = {INPUT_IDS: [piece.ids for piece in pieces]}
         sequences[_MASK] = [[1] * len(piece.ids) for piece in pieces]
         if any(piece.labels is not None for piece in pieces):
             sequences[LABELS] = [piece.labels or [IGNORE_INDEX] * len(piece.ids) for piece in pieces]
         # Blank media goes into the first sequence, which is empty so far: nothing sees it, so that nothing is masked.
-        media = self.collator.fill_towers([piece.media for piece in pieces], sequences)
+        media = self.collator.fill_towers([piece.media for piece in pieces], sequences, lost=lost)
         sequences[_MASK] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
         if not sequences[INPUT_IDS][0]:
             sequences, media = {name: lists[1:] for name, lists in sequences.items()}, media[1:]
         batch = self.collator.complete(self.collator.pad(sequences), media)
         return Batch(self._flattened(batch, [len(ids) for ids in sequences[INPUT_IDS]]))
+
+    def _usable(self, rows: Sequence[Mapping[str, object]]) -> tuple[list[_Sequence], frozenset[Modality]]:
+        """The sequences of a batch, and the modalities of those that the policy replaced."""
+        found = [(index, piece) for index, row in enumerate(rows) for piece in self._pieces(row, index)]
+        pieces, parts = [piece for _, piece in found], self.collator
+        if parts.policy == "raise":
+            return pieces, frozenset()
+        errors = RowErrors([f"{index} of the batch" for index, _ in found], parts.policy)
+        loaded = load_rows(parts.plugin, [piece.media for piece in pieces], errors)
+        report_replaced(parts.plugin, [rows[index] for index, _ in found], errors, parts.bad_rows)
+        bad = [piece for piece, media in zip(pieces, loaded, strict=True) if media is None]
+        usable = [
+            _beginning(parts.plugin.engine, piece) if media is None else replace(piece, media=media)
+            for piece, media in zip(pieces, loaded, strict=True)
+        ]
+        first = usable[0]
+        if first.labels is not None and len(bad) == len(pieces):
+            first.labels[-1] = first.ids[-1]
+        return usable, frozenset(item.modality for piece in bad for item in piece.media.items)
 
     def _pieces(self, row: Mapping[str, object], index: int) -> Iterator[_Sequence]:
         """The sequences that a row is made of, each with its media."""
@@ -101,7 +125,7 @@ class PackedCollator:
         labels = None if row.get(LABELS) is None else token_list(row, LABELS, index)
         if labels is not None:
             check_lengths([ids], [labels])
-        media = self.collator.media_of_rows([row])[0]
+        media = self.collator.media_of_row(row, index)
         if row.get(SEQUENCE_LENGTHS) is None:
             if not self.flatten:
                 raise CollateError(
@@ -253,6 +277,12 @@ class _Sequence:
     ids: list[int]
     labels: list[int] | None
     media: RowMedia
+
+
+def _beginning(engine: Engine, piece: _Sequence) -> _Sequence:
+    """What stands in for a sequence whose media cannot be decoded; see `mmdatasets.collate.replacing`."""
+    ids = beginning_of(engine, piece.ids)
+    return _Sequence(ids, None if piece.labels is None else [IGNORE_INDEX] * len(ids), RowMedia())
 
 
 def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -16,8 +16,10 @@ from mmdatasets.features import CHOSEN_IDS, CHOSEN_LABELS, INPUT_IDS, LABEL, LAB
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from mmdatasets.collate.rows import RowMedia
+    from mmdatasets.collate.replacing import Stand
+    from mmdatasets.options import ErrorPolicy
     from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.transforms.bad_rows import BadRowTally
 
 PreferenceTrainer: TypeAlias = Literal["dpo", "reward", "kto"]
 """TRL's trainer that a batch is for: `DPOTrainer`, `RewardTrainer` or `KTOTrainer`.
@@ -56,6 +58,7 @@ class PreferenceCollator:
         ensure_media: See `MultimodalCollator`.
         with_kl: See `trainer`.
         dtype: See `MultimodalCollator`.
+        on_error: See `MultimodalCollator`.
     """
 
     plugin: BasePlugin
@@ -65,6 +68,7 @@ class PreferenceCollator:
     ensure_media: bool = False
     with_kl: bool = True
     dtype: torch.dtype | None = None
+    on_error: ErrorPolicy | None = None
     _base: MultimodalCollator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,8 +76,18 @@ class PreferenceCollator:
             known = ", ".join(map(repr, get_args(PreferenceTrainer)))
             raise ValueError(f"trainer={self.trainer!r} is none of {known}")
         self._base = MultimodalCollator(
-            self.plugin, self.padding_side, self.pad_to_multiple_of, self.ensure_media, self.dtype
+            self.plugin,
+            self.padding_side,
+            self.pad_to_multiple_of,
+            self.ensure_media,
+            self.dtype,
+            on_error=self.on_error,
         )
+
+    @property
+    def bad_rows(self) -> BadRowTally:
+        """Counts the rows that were replaced in this process."""
+        return self._base.bad_rows
 
     def __call__(self, rows: Sequence[Mapping[str, object]]) -> Batch:
         """Makes a batch.
@@ -91,22 +105,33 @@ class PreferenceCollator:
         if not rows:
             raise CollateError("there are no rows to make a batch of")
         columns = self._columns(rows)
-        sequences: TokenLists = {INPUT_IDS: [], LABELS: []}
-        for ids, labels in columns:
-            sequences[INPUT_IDS] += [token_list(row, ids, index) for index, row in enumerate(rows)]
-            sequences[LABELS] += [token_list(row, labels, index) for index, row in enumerate(rows)]
-        check_lengths(sequences[INPUT_IDS], sequences[LABELS])
-        sequences[_MASK] = [[1] * len(ids) for ids in sequences[INPUT_IDS]]
-        media = self._base.media_of_rows(rows)
+        stand = self._base.stand(rows)
+        sequences = self._sequences(rows, columns, stand)
         if self.trainer == "kto":
-            return Batch(self._kto(sequences, media) | {LABEL: _verdicts(rows, len(columns))})
-        media = self._base.fill_towers(media, sequences)
+            return Batch(self._kto(sequences, stand) | {LABEL: _verdicts(rows, len(columns))})
+        media = self._base.fill_towers(stand.media, sequences, lost=stand.lost)
         batch = _masked(self._base.complete(self._base.pad(sequences), media, len(columns)))
         if self.trainer == "reward":
             batch.pop("completion_mask")
             if rows[0].get(_MARGIN) is not None:
                 batch[_MARGIN] = torch.tensor([row[_MARGIN] for row in rows], dtype=torch.float32)
         return Batch(batch)
+
+    def _sequences(
+        self, rows: Sequence[Mapping[str, object]], columns: Sequence[tuple[str, str]], stand: Stand
+    ) -> TokenLists:
+        """The sequences of the rows that stand in the batch, side after side."""
+        all_ids: list[list[int]] = []
+        all_labels: list[list[int]] = []
+        for ids, labels in columns:
+            all_ids += [token_list(row, ids, index) for index, row in enumerate(rows)]
+            all_labels += [token_list(row, labels, index) for index, row in enumerate(rows)]
+        check_lengths(all_ids, all_labels)
+        if not stand.is_whole and self.trainer != "kto":
+            all_ids, all_labels = stand.arrange_pairs(self.plugin.engine, all_ids, all_labels)
+        elif not stand.is_whole:
+            all_ids, all_labels = stand.arrange_masked(self.plugin.engine, all_ids, all_labels)
+        return {INPUT_IDS: all_ids, LABELS: all_labels, _MASK: [[1] * len(ids) for ids in all_ids]}
 
     def _columns(self, rows: Sequence[Mapping[str, object]]) -> tuple[tuple[str, str], ...]:
         """The columns of the rows' sequences."""
@@ -119,18 +144,18 @@ class PreferenceCollator:
             )
         return _SIDES
 
-    def _kto(self, sequences: TokenLists, media: Sequence[RowMedia]) -> dict[str, torch.Tensor]:
+    def _kto(self, sequences: TokenLists, stand: Stand) -> dict[str, torch.Tensor]:
         """The batch with the mismatched sequences, padded to one length.
 
         TRL gives the model the same tensors beside both, and some of those are as long as a sequence (Mllama's
         attention mask, say).
         """
-        num, copies = len(sequences[INPUT_IDS]), len(sequences[INPUT_IDS]) // len(media)
+        num, copies = len(sequences[INPUT_IDS]), len(sequences[INPUT_IDS]) // len(stand.media)
         if not self.with_kl:
-            media = self._base.fill_towers(media, sequences)
+            media = self._base.fill_towers(stand.media, sequences, lost=stand.lost)
             return _masked(self._base.complete(self._base.pad(sequences), media, copies))
         mismatched = self._mismatched(sequences)
-        media = self._base.fill_towers(media, sequences, mismatched)
+        media = self._base.fill_towers(stand.media, sequences, mismatched, lost=stand.lost)
         padded = self._base.pad({name: [*lists, *mismatched[name]] for name, lists in sequences.items()})
         batch = self._base.complete({name: value[:num] for name, value in padded.items()}, media, copies)
         if any(isinstance(value, Mapping) for value in batch.values()):

@@ -36,6 +36,7 @@ class RowMedia:
         num_tokens: How many features each was planned to make; `None` where the row does not say so.
         blanks: Items that were added behind them, so that the batch is not without any.
         max_pixels: Each item's own bound on pixels, of rows that were shrunk to fit into a length.
+        loaded: The items decoded, where they are already.
     """
 
     items: Sequence[MediaItem] = ()
@@ -43,6 +44,7 @@ class RowMedia:
     num_tokens: Sequence[int] | None = None
     blanks: Sequence[MediaInput] = ()
     max_pixels: Sequence[int | None] = ()
+    loaded: Sequence[MediaInput] | None = None
 
     @property
     def budget(self) -> PixelBudget | None:

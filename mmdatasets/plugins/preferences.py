@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from datasets import Features
 
+    from mmdatasets.options import ErrorPolicy
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.batches import Batch
 
@@ -63,6 +64,7 @@ class PreferenceStages:
         ensure_media: bool = False,
         with_kl: bool = True,
         dtype: torch.dtype | None = None,
+        on_error: ErrorPolicy | None = None,
     ) -> PreferenceCollator:
         """The collator that makes batches of such rows for a trainer of TRL.
 
@@ -74,7 +76,8 @@ class PreferenceStages:
             with_kl: Whether `"kto"` batches have the mismatched answers that its KL term is estimated with; not with
                 `loss_type="apo_zero_unpaired"`.
             dtype: See `collator`.
+            on_error: See `collator`. A row with two answers gets one answer of another row on both sides.
         """
         return PreferenceCollator(
-            cast("BasePlugin", self), trainer, padding_side, pad_to_multiple_of, ensure_media, with_kl, dtype
+            cast("BasePlugin", self), trainer, padding_side, pad_to_multiple_of, ensure_media, with_kl, dtype, on_error
         )

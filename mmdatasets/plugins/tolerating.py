@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import get_args
 
 from mmdatasets.options import ErrorPolicy
-from mmdatasets.transforms.bad_rows import BadRowTally
+from mmdatasets.transforms.bad_rows import BadRowTally, check_policy
 
 
 @dataclass(eq=False)
@@ -54,15 +53,3 @@ class Tolerating:
     def bad_rows(self) -> BadRowTally:
         """Counts what the transforms could not use in this process; never pickled."""
         return BadRowTally(self.max_bad_rows, self.max_consecutive)
-
-
-def check_policy(on_error: ErrorPolicy, row_log: object) -> None:
-    """Checks a policy.
-
-    Raises:
-        ValueError: If there is no such policy, or it lacks a place for its table.
-    """
-    if on_error not in get_args(ErrorPolicy):
-        raise ValueError(f"on_error={on_error!r} is none of {', '.join(map(repr, get_args(ErrorPolicy)))}")
-    if on_error == "quarantine" and row_log is None:
-        raise ValueError("on_error='quarantine' needs row_log, the directory that keeps which rows were left out")

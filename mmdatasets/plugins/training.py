@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from mmdatasets.collate.isolation import PackedAttention
+    from mmdatasets.options import ErrorPolicy
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.bins import Strategy
 
@@ -35,6 +36,7 @@ class Training:
         return_tensors: Literal["pt"] = "pt",
         position_ids: bool = False,
         config: PretrainedConfig | None = None,
+        on_error: ErrorPolicy | None = None,
     ) -> MultimodalCollator:
         """The collator that makes batches of mapped rows, for `Trainer(data_collator=...)` or a `DataLoader`.
 
@@ -49,6 +51,9 @@ class Training:
             position_ids: Adds `position_ids`, which the model otherwise computes itself: those that it would compute.
                 `(axes, batch, length)` for models with multimodal rotary embeddings, else `(batch, length)`.
             config: The model's configuration, `model.config`, which `position_ids` needs.
+            on_error: What becomes of a row whose media cannot be decoded; the plugin's `on_error` when `None`. By
+                `"skip"` and `"quarantine"` another row stands in for it, of which nothing is trained; see
+                `mmdatasets.collate.replacing`.
 
         Raises:
             ValueError: If a setting has another value than these, or `position_ids` has no `config`.
@@ -66,6 +71,7 @@ class Training:
             dtype,
             return_tensors,
             ModelPositions(config) if position_ids and config is not None else None,
+            on_error,
         )
 
     def packer(self, *, max_length: int, strategy: Strategy = "best_fit", max_patches: int | None = None) -> Packer:
@@ -92,6 +98,7 @@ class Training:
         ensure_media: bool = False,
         dtype: torch.dtype | None = None,
         trusted: bool = False,
+        on_error: ErrorPolicy | None = None,
     ) -> PackedCollator:
         """The collator that makes batches of packed rows, in which no sequence sees another.
 
@@ -110,6 +117,7 @@ class Training:
                 for, so that every rank of a sharded run executes every tower.
             dtype: What pixels and audio features are cast to; as the processor makes them when `None`.
             trusted: Takes the caller's word that a type of model that nobody has looked at keeps sequences apart.
+            on_error: See `collator`. Of a packed row, only the sequence with that media is replaced.
 
         Raises:
             CollateError: If the model does not keep packed sequences apart, or not by `attention`, or its kind of
@@ -123,7 +131,8 @@ class Training:
         check_implementation(config, attention)
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise ValueError(f"pad_to_multiple_of must be a positive number of tokens, got {pad_to_multiple_of}")
-        parts = MultimodalCollator(plugin, "right", None, ensure_media, dtype, positions=ModelPositions(config))
+        positions = ModelPositions(config)
+        parts = MultimodalCollator(plugin, "right", None, ensure_media, dtype, positions=positions, on_error=on_error)
         return PackedCollator(parts, config, isolation, attention, flatten, pad_to_multiple_of)
 
     def training_args_kwargs(self, trainer: TrainerName = "trainer") -> dict[str, object]:

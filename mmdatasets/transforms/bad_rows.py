@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 
@@ -148,3 +149,15 @@ class BadRowTally:
             f"{which} cannot be used in this process, more than {bound} allows:\n{lines}\n"
             f"Mend the data or the settings; {bound}=None goes on all the same"
         )
+
+
+def check_policy(on_error: ErrorPolicy, row_log: object) -> None:
+    """Checks a policy.
+
+    Raises:
+        ValueError: If there is no such policy, or it lacks a place for its table.
+    """
+    if on_error not in get_args(ErrorPolicy):
+        raise ValueError(f"on_error={on_error!r} is none of {', '.join(map(repr, get_args(ErrorPolicy)))}")
+    if on_error == "quarantine" and row_log is None:
+        raise ValueError("on_error='quarantine' needs row_log, the directory that keeps which rows were left out")

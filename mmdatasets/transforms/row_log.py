@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -124,7 +123,7 @@ def _fold(digest: blake2b, value: object) -> None:
         digest.update(b"[%d" % len(value))
         for item in value:
             _fold(digest, item)
-    elif isinstance(value, np.ndarray | np.generic):
+    elif hasattr(value, "tolist") and not isinstance(value, memoryview):  # arrays and tensors
         _fold(digest, value.tolist())
     elif isinstance(value, bytes | bytearray | memoryview | str):
         data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)

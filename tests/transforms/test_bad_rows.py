@@ -53,7 +53,7 @@ def source(image_file: ImageFactory, tmp_path: Path) -> datasets.Dataset:
         {"messages": chat("<image>3?"), "images": [str(damaged)]},
         {"messages": chat("<image><image>4?"), "images": [good]},
         {"messages": chat("<image>5?"), "images": [good]},
-        {"messages": [{"role": "nobody", "content": "6?"}], "images": []},
+        {"messages": [], "images": []},
         {"messages": chat(f"<image>{LONG}"), "images": [good]},
     ]
     return datasets.Dataset.from_list([{**row, "id": index} for index, row in enumerate(rows)])
@@ -90,7 +90,7 @@ def test_bad_rows_are_quarantined_and_the_others_are_what_they_are_by_themselves
 
 def test_raise_names_the_first_bad_row(processor, source, tmp_path) -> None:
     with pytest.raises(MediaNotFoundError, match=r"row 1, column 'images', index 1 \(.*missing.png\): no such file"):
-        auto_plugin(processor).transform(source[:], list(range(8)))
+        auto_plugin(processor).transform(source[:4], list(range(4)))
 
 
 def test_skip_counts_in_a_warning_or_in_the_log(processor, source, tmp_path, caplog) -> None:
@@ -220,9 +220,9 @@ def test_too_many_bad_rows_stop_the_run(processor, source, tmp_path) -> None:
     assert f"1 media_not_found, for example row 1, column 'images', index 1 ({tmp_path / 'missing.png'})" in message
     assert read_row_log(log)["row"].to_pylist() == [1, 3, 4]  # what was found is kept
     consecutive = auto_plugin(processor, on_error="skip", max_consecutive=1)
-    with pytest.raises(TooManyBadRowsError, match="^2 rows, one after another, cannot be used"):
+    with pytest.raises(TooManyBadRowsError, match="2 rows, one after another, cannot be used"):
         map_with(consecutive, source)  # rows 3 and 4, of one batch
-    with pytest.raises(TooManyBadRowsError, match="^2 rows, one after another"):
+    with pytest.raises(TooManyBadRowsError, match="2 rows, one after another"):
         map_with(auto_plugin(processor, on_error="skip", max_consecutive=1), source, batch_size=4)  # of two batches
 
 
