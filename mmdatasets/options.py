@@ -64,6 +64,12 @@ class MediaOptions:
         allow_http: Whether `http://` and `https://` references may be opened.
         http_timeout_s: Seconds without an answer, or without further bytes of one, after which such a reference is
             given up.
+        decode_timeout_s: Seconds that reading and decoding one item may take, or reading its header; `None` for any
+            time. With it, another process does that, which is killed when the time is over: each process that reads
+            media (each worker of a `DataLoader`) has one, of some 300 MB, and each item travels from there, see
+            `benchmarks/README.md`. File objects, PIL images and arrays are read in the process that has them, which
+            takes what time it takes. The other process knows the filesystems of installed packages, not those that a
+            program registered with fsspec itself.
     """
 
     image_max_pixels: int | None = None
@@ -87,13 +93,14 @@ class MediaOptions:
     media_root: str | None = None
     allow_http: bool = False
     http_timeout_s: float = 30.0
+    decode_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer or None, got {value!r}")
-        for name in ("video_fps", "audio_max_duration_s", "http_timeout_s"):
+        for name in ("video_fps", "audio_max_duration_s", "http_timeout_s", "decode_timeout_s"):
             value = getattr(self, name)
             is_set = value is not None or name == "http_timeout_s"
             if is_set and not (isinstance(value, int | float) and 0 < value < float("inf")):

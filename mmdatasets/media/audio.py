@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_arrays import check_rate, decoder_source, is_audio_decoder, read_raw_audio
 from mmdatasets.media.audio_complete import check_complete
 from mmdatasets.media.audio_plan import no_samples, sample_bounds, sample_range
+from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.source import describe_source, open_source
 from mmdatasets.media.waveform import resample, to_mono
 
@@ -41,7 +42,7 @@ def probe_audio(reference: object, options: MediaOptions) -> AudioInfo:
         reference: A media reference of any form; see `mmdatasets.types.AudioReference`. Of a video it is the sound
             track that FFmpeg takes for the best one. A decoder object of `datasets` is read from the file that it was
             made of, at that file's own rate; one of torchcodec is decoded.
-        options: `audio_backend`, `media_root` and `allow_http` are used.
+        options: `audio_backend`, `media_root`, `allow_http` and `decode_timeout_s` are used.
 
     Returns:
         Rate, channels and number of samples as `decode_audio` will find them before it mixes down and resamples.
@@ -50,12 +51,15 @@ def probe_audio(reference: object, options: MediaOptions) -> AudioInfo:
         MediaNotFoundError: The path or URL cannot be opened.
         MediaReferenceError: The value is no audio reference, or is an array without a sampling rate.
         MediaDecodeError: The file has no sound that can be decoded, has no samples, or is found to be cut off.
+        MediaTimeoutError: It takes longer than `decode_timeout_s`.
         MissingExtraError: The backend of the options is not installed.
     """
     reference = _undecoded(reference)
     raw = read_raw_audio(reference)
     if raw is not None:
         return raw.info
+    if is_bounded(reference, options):
+        return cast("AudioInfo", run_bounded("probe_audio", reference, options=options))
     source = describe_source(reference)
     reader = _reader(options)
     with open_source(reference, options) as file:
@@ -83,7 +87,7 @@ def decode_audio(
 
     Args:
         reference: As for `probe_audio`.
-        options: `audio_backend`, `audio_resampler`, `media_root` and `allow_http` are used.
+        options: `audio_backend`, `audio_resampler`, `media_root`, `allow_http` and `decode_timeout_s` are used.
         sampling_rate: Samples per second wanted.
         start_s: Seconds at which to start, rounded to the nearest sample of the file.
         end_s: Seconds at which to end, likewise; the end of the audio when `None`, or when that comes first. What lies
@@ -98,6 +102,7 @@ def decode_audio(
         MediaReferenceError: The value is no audio reference, or is an array without a sampling rate.
         MediaDecodeError: The file has no sound that can be decoded, is damaged or cut off, has no samples between
             `start_s` and `end_s`, or has samples that are not finite.
+        MediaTimeoutError: It takes longer than `decode_timeout_s`.
         MissingExtraError: The backend or resampler of the options is not installed.
         ValueError: `start_s` and `end_s` are no range.
     """
@@ -106,6 +111,11 @@ def decode_audio(
     reference = _undecoded(reference)
     source = describe_source(reference)
     raw = read_raw_audio(reference)
+    if raw is None and is_bounded(reference, options):
+        found = run_bounded(
+            "decode_audio", reference, options=options, sampling_rate=sampling_rate, start_s=start_s, end_s=end_s
+        )
+        return cast("Waveform", found)
     try:
         if raw is not None:
             start, end = sample_range(raw.info, start_s, end_s)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 import torch
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MissingExtraError
 from mmdatasets.media.arrays import array_to_rgb
+from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.header import check_pixels, open_image, without_pillow_limit
 from mmdatasets.media.orientation import oriented_size, read_orientation, upright
 from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
@@ -39,8 +40,8 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
 
     Args:
         reference: A media reference of any form; see `mmdatasets.types.ImageReference`.
-        options: `image_backend`, `image_pixel_limit`, `media_root` and `allow_http` are used. The backend changes the
-            speed, never the pixels.
+        options: `image_backend`, `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used. The
+            backend changes the speed, never the pixels.
 
     Returns:
         `uint8` tensor `(3, height, width)`, of which a pixel's channels may be stored side by side, as decoders give
@@ -53,8 +54,11 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
         MediaReferenceError: The value is no image reference.
         MediaDecodeError: The file is no image, or is damaged.
         MediaLimitError: The header announces more pixels than `image_pixel_limit`.
+        MediaTimeoutError: It takes longer than `decode_timeout_s`.
         MissingExtraError: `image_backend` is `"torchcodec"` and that is not installed.
     """
+    if is_bounded(reference, options):
+        return cast("torch.Tensor", run_bounded("decode_image", reference, options=options))
     decode_file = _torchcodec(options)
     source = describe_source(reference)
     if is_array(reference):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.header import check_pixels, open_image
 from mmdatasets.media.orientation import orientation_of, oriented_size
 from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
@@ -19,7 +20,7 @@ def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
 
     Args:
         reference: A media reference of any form; see `mmdatasets.types.ImageReference`.
-        options: `image_pixel_limit`, `media_root` and `allow_http` are used.
+        options: `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used.
 
     Returns:
         Width and height in pixels, after EXIF orientation.
@@ -29,7 +30,10 @@ def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
         MediaReferenceError: The value is no image reference.
         MediaDecodeError: The file is no image, or its header is damaged.
         MediaLimitError: The header announces more pixels than `image_pixel_limit`.
+        MediaTimeoutError: It takes longer than `decode_timeout_s`.
     """
+    if is_bounded(reference, options):
+        return cast("ImageInfo", run_bounded("probe_image", reference, options=options))
     if is_array(reference):
         from mmdatasets.media.arrays import array_size
 

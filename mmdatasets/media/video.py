@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.clip import is_frame_list, split_clip
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source, open_source
@@ -31,7 +32,7 @@ def probe_video(
     Args:
         reference: A media reference of any form; see `mmdatasets.types.VideoReference`. Of a clip (`"start"`, `"end"`)
             the whole video is meant; see `mmdatasets.media.clip.split_clip`.
-        options: `image_pixel_limit`, `media_root` and `allow_http` are used.
+        options: `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used.
         probe_frame: What reads the header of each of a list of frames; `mmdatasets.media.probe.probe_image` when
             `None`.
 
@@ -44,6 +45,7 @@ def probe_video(
         MediaDecodeError: The file is no video, is damaged, has no video track or no frame; the frames of a list differ
             in size.
         MediaLimitError: The header announces frames of more pixels than `image_pixel_limit`.
+        MediaTimeoutError: It takes longer than `decode_timeout_s`; of a list of frames, one of them.
     """
     clip = split_clip(reference)
     source = describe_video(clip.reference)
@@ -51,6 +53,8 @@ def probe_video(
         from mmdatasets.media.frame_list import probe_frames
 
         return probe_frames(clip.reference, clip.fps, source, probe_frame or partial(probe_image, options=options))
+    if is_bounded(clip.reference, options):
+        return cast("VideoInfo", run_bounded("probe_video", clip.reference, options=options))
     from mmdatasets.media.video_pyav import probe_file
 
     with open_source(clip.reference, options) as file:
@@ -70,7 +74,7 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
     Args:
         reference: A media reference of any form; see `mmdatasets.types.VideoReference`.
         plan: The frames to decode: indices of the whole video, also where the reference is a clip of it.
-        options: `video_backend`, `image_pixel_limit`, `media_root` and `allow_http` are used.
+        options: `video_backend`, `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used.
 
     Returns:
         `uint8` tensor `(num_frames, 3, height, width)`, RGB, upright, in the order of the plan. The channels are
@@ -82,6 +86,7 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
         MediaDecodeError: The file is no video, is damaged, or is another one than the plan was made for; the frames
             differ in size; `video_backend` is one that gives wrong frames of such a file.
         MediaLimitError: Frames have more pixels than `image_pixel_limit`.
+        MediaTimeoutError: It takes longer than `decode_timeout_s`; of a list of frames, one of them.
         MissingExtraError: `video_backend` is one that is not installed.
     """
     clip = split_clip(reference)
@@ -90,6 +95,8 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
         from mmdatasets.media.frame_list import decode_frame_list
 
         return decode_frame_list(clip.reference, plan, clip.fps, options, source)
+    if is_bounded(clip.reference, options):
+        return cast("torch.Tensor", run_bounded("decode_frames", clip.reference, plan, options=options))
     with open_source(clip.reference, options) as file:
         if options.video_backend == "decord":
             from mmdatasets.media.video_decord import decode_with_decord
