@@ -2,8 +2,8 @@
 
 A thread cannot be ended, and neither can a decoder that does not come back. So with `MediaOptions.decode_timeout_s`
 each process that reads media has another one do it, which is started at the first item, kept for the next ones, and
-killed and started anew where it is stuck. It is an ordinary program, not a `multiprocessing` child, which the workers of a
-`DataLoader` may not have; a process that was forked starts its own.
+killed and started anew where it is stuck. It is an ordinary program, not a `multiprocessing` child, which the workers
+of a `DataLoader` may not have; a process that was forked starts its own.
 """
 
 from __future__ import annotations

@@ -45,8 +45,9 @@ class _BorrowedFile:
         self.read = file.read
         self.seek = file.seek
         self.tell = file.tell
-        if hasattr(file, "fileno"):
-            self.fileno = file.fileno
+        for name in ("fileno", "readline"):  # the latter is for Pillow's readers of formats that begin with text
+            if hasattr(file, name):
+                setattr(self, name, getattr(file, name))
 
     def close(self) -> None:
         if not self.closed:
