@@ -50,6 +50,20 @@ def test_report_and_result(chats, processor, tmp_path, capsys):
     assert report["outcomes"] == {"dropped": {"too_long": 20 - len(rows)}}
 
 
+def test_bad_rows_by_policy(chats, processor, tmp_path, capsys):
+    lines = chats.read_text("utf-8").splitlines()
+    lines[3] = json.dumps({**json.loads(lines[3]), "images": ["photos/lost.jpg"] * 2})
+    chats.write_text("\n".join(lines) + "\n", "utf-8")
+    arguments = ["preprocess", str(chats), "--output", str(tmp_path / "out"), "--processor", processor]
+    assert main(arguments) == 1
+    assert "lost.jpg" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--on-error", "skip"]) == 0
+    assert "rows     20 read, 19 written\ndropped  1 (media_not_found: 1)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*arguments, "--overwrite", "--on-error", "quarantine"])
+    assert "needs row_log" in capsys.readouterr().err
+
+
 def test_errors_are_said_in_words_and_by_the_status(chats, processor, tmp_path, capsys):
     arguments = ["preprocess", str(chats), "--output", str(tmp_path / "out"), "--processor", processor]
     assert main([*arguments, "--family", "qwen2_vl"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import pytest
 from datasets import Dataset, IterableDataset, Value, load_dataset
 
 from mmdatasets import MediaOptions, auto_plugin, preprocess
-from mmdatasets.errors import MediaError, MMDatasetsError
+from mmdatasets.errors import MediaError, MMDatasetsError, TooManyBadRowsError
 from mmdatasets.shards import embed, reading
 from mmdatasets.shards.writer import STAMP
 from mmdatasets.testing import build_processor
@@ -216,6 +217,25 @@ def test_preference_data(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_bad_rows_are_left_out_and_counted(chats, tmp_path, num_proc):
+    (chats.parent / "photos" / "3.jpg").write_bytes(b"no photo")
+    log = str(tmp_path / "log")
+    fields = {"on_error": "quarantine", "max_length": 60, "on_overflow": "drop", "row_log": log}
+    report = preprocess(chats, make_plugin(**fields), tmp_path / "out", rows_per_shard=5, num_proc=num_proc)
+    mapped = mapped_rows(chats, tmp_path, **{**fields, "row_log": str(tmp_path / "of_map")})
+    assert rows_of(loaded(tmp_path / "out")) == rows_of(mapped)
+    dropped = Counter(read_row_log(log)["reason"].to_pylist())
+    assert dropped["media_decode"] > 1
+    assert report.counts.outcomes == {"dropped": dict(dropped)}
+    assert report.rows_dropped == dropped.total() == 23 - len(mapped)
+    assert f"media_decode: {dropped['media_decode']}" in str(report)
+    assert read_row_log(log).drop_columns("digest").equals(read_row_log(tmp_path / "of_map").drop_columns("digest"))
+    few = make_plugin(on_error="skip", max_bad_rows=1)
+    with pytest.raises(TooManyBadRowsError, match=r"2 of the first \d+ rows"):
+        preprocess(chats, few, tmp_path / "few", num_proc=num_proc)
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
