@@ -14,8 +14,13 @@ from transformers import Trainer, TrainingArguments
 from mmdatasets import auto_plugin
 from mmdatasets.collate.collator import MultimodalCollator
 from mmdatasets.errors import CollateError, MediaDecodeError, TooManyBadRowsError
+from mmdatasets.testing.conformance import SCENARIOS, Run
+from mmdatasets.testing.inputs import model_inputs
 from mmdatasets.testing.models import build_model
+from mmdatasets.testing.oracles import ProcessorOracle
 from mmdatasets.testing.processors import build_processor
+from mmdatasets.testing.scenarios import Scenario
+from mmdatasets.testing.subjects import named_subjects
 from mmdatasets.transforms.row_log import read_row_log, row_digest
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 from tests.collate.conftest import chat
@@ -82,6 +87,24 @@ def test_batches_without_a_good_row_keep_size_towers_and_a_finite_loss(skipping,
     loss.backward()
     assert math.isfinite(loss.item())
     assert any(p.grad is not None for name, p in model.named_parameters() if "visual" in name)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mllama", "pixtral", "qwen2_audio", "qwen2_5_omni"])
+def test_models_take_what_stands_in(family, media_folder) -> None:
+    subject = next(one for one in named_subjects() if one.name == family)
+    kind = "images" if "image" in subject.modalities else "audios"
+    scenario = "rows of different counts" if kind == "images" else "rows of audio"
+    rows = next(one for one in SCENARIOS if one.name == scenario).rows
+    run = Run(subject, Scenario("bad rows", tuple(rows)), media_folder, ProcessorOracle())
+    mapped = [dict(row) for row in run.mapped]
+    bad = [{**row, kind: DAMAGED * len(row[kind])} for row in mapped]
+    collator = run.plugin.collator(on_error="skip", padding_side=run.oracle.padding_side)
+    for given in ([bad[0], *mapped[1:]], bad):
+        batch = collator(given)
+        assert len(batch["input_ids"]) == len(mapped)
+        loss = run.model(**model_inputs(run.model, batch)).loss
+        loss.backward()
+        assert math.isfinite(loss.item())
 
 
 def test_a_batch_that_lost_its_only_image_gets_a_blank_one(skipping, qwen_plugin, rows) -> None:
