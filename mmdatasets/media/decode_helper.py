@@ -46,7 +46,8 @@ def main() -> None:
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     answers.write(READY)
     answers.flush()
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+    # Where the other process ended before it took the answer, nobody is left to be told.
+    with open(os.devnull, "w") as nowhere, contextlib.suppress(BrokenPipeError):  # noqa: PTH123
         while True:
             name, timeout_s, args, kwargs = pickle.loads(requests.get())
             faulthandler.dump_traceback_later(timeout_s + _GRACE_S, exit=True, file=nowhere)

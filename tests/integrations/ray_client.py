@@ -17,6 +17,7 @@ from mmdatasets.errors import MediaNotFoundError
 from mmdatasets.integrations.ray import map_batches, preprocess_on_ray
 from mmdatasets.testing.media import write_image
 from mmdatasets.testing.processors import build_processor
+from mmdatasets.transforms.row_log import read_row_log
 
 NUM_ROWS = 30
 
@@ -56,6 +57,9 @@ def main() -> None:
         preprocess_on_ray(broken, plugin, folder / "broken", rows_per_shard=8)
     except MediaNotFoundError as error:
         found["error"] = str(error)
+    tolerant = auto_plugin(build_processor("qwen2_vl"), on_error="quarantine", row_log=str(folder / "log"))
+    found["dropped"] = preprocess_on_ray(broken, tolerant, folder / "tolerant", rows_per_shard=8).counts.outcomes
+    found["quarantined"] = read_row_log(folder / "log").select(["row", "reason"]).to_pylist()
     ray.shutdown()
     sys.stdout.write("\n" + json.dumps(found))
 

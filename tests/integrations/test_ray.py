@@ -38,7 +38,10 @@ def test_a_cluster_makes_what_one_machine_does(tmp_path) -> None:
     output = run(Path(__file__).with_name("ray_client.py"), str(tmp_path), folder=tmp_path)
     found = json.loads(output.splitlines()[-1])
     error = found.pop("error")
+    dropped, quarantined = found.pop("dropped"), found.pop("quarantined")
     assert found == {"files": True, "shards": 4, "continued": 1, "same again": True, "rows": True}
+    assert dropped == {"dropped": {"media_not_found": 1}}
+    assert quarantined == [{"row": 11, "reason": "media_not_found"}]
     assert error.startswith("row 11, column 'images', index 0 (/no/such.jpg)")
 
 
