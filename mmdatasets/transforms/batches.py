@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, TypeAlias
@@ -244,35 +244,6 @@ def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReferenc
                 index=index,
             )
     return found
-
-
-def check_columns(
-    reader: BatchReader,
-    replaced: Sequence[str],
-    modalities: Iterable[Modality],
-    tokens: Iterable[str] = (INPUT_IDS, LABELS),
-    *,
-    fitted: bool = False,
-) -> None:
-    """Checks that the transform overwrites no column that it does not read.
-
-    Args:
-        reader: The batch.
-        replaced: Columns that it reads.
-        modalities: What the model takes.
-        tokens: Its columns of token ids.
-        fitted: Whether it fits rows into a length.
-
-    Raises:
-        ConversationError: If it would.
-    """
-    own = {*tokens, LENGTH, MEDIA_INFO, MADE_BY, *media_columns(modalities)}
-    own |= {FIT} if fitted else set()
-    lost = sorted((set(reader.column_names) & own) - set(replaced))
-    if lost:
-        raise ConversationError(
-            f"the transform would overwrite the column(s) {', '.join(lost)}; rename or remove them before the map"
-        )
 
 
 def write_batch(

@@ -12,11 +12,11 @@ from mmdatasets.transforms.batches import (
     Batch,
     BatchReader,
     StoredColumns,
-    check_columns,
     row_names,
     store_media,
     write_batch,
 )
+from mmdatasets.transforms.columns import check_columns
 from mmdatasets.transforms.fit import write_fitted
 from mmdatasets.transforms.report import report_rows
 from mmdatasets.transforms.tokenise import tokenise_each

@@ -32,11 +32,11 @@ from mmdatasets.transforms.batches import (
     BatchReader,
     OwnColumns,
     StoredColumns,
-    check_columns,
     row_names,
     store_media,
     write_columns,
 )
+from mmdatasets.transforms.columns import check_columns
 from mmdatasets.transforms.fit import TOO_LONG, Fitted, report_fitted, too_long
 from mmdatasets.transforms.tokenise import IGNORE_INDEX, TokenisedRow, tokenise_each
 from mmdatasets.types import MODALITIES, Modality

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 from datasets.fingerprint import Hasher
 
@@ -24,7 +25,7 @@ from mmdatasets.errors import (
 )
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.transforms.bad_rows import BadRowTally, is_fault_of_row, reason_of
-from mmdatasets.transforms.row_log import SCHEMA, read_row_log, row_digest
+from mmdatasets.transforms.row_log import SCHEMA, LoggedRow, read_row_log, row_digest, write_row_log
 from tests.conftest import ImageFactory
 
 # Row -> reason, of the rows of `source` that cannot be used.
@@ -253,6 +254,13 @@ def test_the_tally_shows_the_commonest_reasons() -> None:
 def test_wrong_settings(fields, message, processor) -> None:
     with pytest.raises(ValueError, match=message):
         auto_plugin(processor, **fields)
+
+
+def test_logs_of_before_there_were_messages_are_read(tmp_path) -> None:
+    write_row_log(str(tmp_path), "run", [], [LoggedRow(1, "dropped", "too_long")])
+    [path] = tmp_path.iterdir()
+    pq.write_table(pq.read_table(path).drop_columns(["message", "digest"]), path)
+    assert read_row_log(tmp_path).to_pylist()[0]["message"] is None
 
 
 def test_row_digests_tell_rows_apart() -> None:

@@ -301,6 +301,8 @@ def test_the_log_is_written_whole_and_named_by_content(tmp_path: Path) -> None:
         "index": 1,
         "source": "a.jpg",
         "length": 900,
+        "message": None,
+        "digest": None,
     }
     assert read_row_log(tmp_path / "nothing").num_rows == 0
     first.write_bytes(b"no parquet")
