@@ -140,6 +140,12 @@ def _add_media_options(group: argparse._ArgumentGroup) -> None:
         "on the Hub)",
     )
     group.add_argument("--allow-http", action="store_true", help="allow http(s) references in the data")
+    group.add_argument(
+        "--decode-timeout",
+        metavar="SECONDS",
+        type=float,
+        help="longest that reading one media file may take; then it is a row that cannot be used (default: any time)",
+    )
     for kind in ("image", "video"):
         for bound, word in (("max", "most"), ("min", "fewest")):
             what = "an image" if kind == "image" else "each frame"
@@ -213,6 +219,7 @@ def _media_options(args: argparse.Namespace) -> MediaOptions:
         use_audio_in_video=args.use_audio_in_video,
         media_root=args.media_root,
         allow_http=args.allow_http,
+        decode_timeout_s=args.decode_timeout,
     )
 
 

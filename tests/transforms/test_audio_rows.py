@@ -111,6 +111,7 @@ def test_media_info_says_what_is_decoded(plugin, files) -> None:
             "start": record["start"],
             "end": record["end"],
             "num_tokens": record["num_tokens"],
+            "materialised": False,
         }
 
 
