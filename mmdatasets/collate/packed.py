@@ -11,6 +11,7 @@ import torch
 
 from mmdatasets.collate.batch import Batch
 from mmdatasets.collate.collator import MultimodalCollator, check_lengths, check_return_tensors, token_list
+from mmdatasets.collate.guard import PackedGuard
 from mmdatasets.collate.isolation import (
     Isolation,
     PackedAttention,
@@ -18,14 +19,17 @@ from mmdatasets.collate.isolation import (
     implementation_of,
     layer_rules,
 )
-from mmdatasets.collate.masks import LayerRule, additive, block_mask, dense_mask
+from mmdatasets.collate.masks import LayerMasks, LayerRule, additive, block_mask, dense_mask
 from mmdatasets.collate.rows import RowMedia
 from mmdatasets.errors import CollateError
 from mmdatasets.features import INPUT_IDS, LABELS, MEDIA_INFO, SEQUENCE_LENGTHS
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
     from transformers import PretrainedConfig
+
+    from mmdatasets.collate.position_ids import ModelPositions
 
 _MASK = "attention_mask"
 _POSITIONS = "position_ids"
@@ -171,7 +175,7 @@ class PackedCollator:
             blocks = self.isolation.find_blocks(cast("Mapping[str, torch.Tensor]", flat), sequence)
         make = block_mask if self.attention == "flex" else self._dense
         masks = {kind: make(lengths, blocks, rule) for kind, rule in layer_rules(self.config, self.isolation).items()}
-        return {_MASK: masks if len(masks) > 1 else next(iter(masks.values()))}
+        return {_MASK: LayerMasks(masks) if len(masks) > 1 else next(iter(masks.values()))}
 
     def _dense(self, lengths: Sequence[int], blocks: torch.Tensor | None, rule: LayerRule) -> torch.Tensor:
         mask = dense_mask(lengths, blocks, rule)
@@ -205,6 +209,27 @@ class PackedCollator:
                 f"the model runs {implementation_of(config)!r} attention, the collator was made for "
                 f"{implementation_of(self.config)!r}: pass config=model.config once the model is as it is trained"
             )
+
+    def guard(self, model: torch.nn.Module) -> RemovableHandle:
+        """Has a model refuse, in training mode, what would let packed sequences see one another.
+
+        Between the collator and the model a trainer may add a padding mask, drop or cut `position_ids`, or turn the
+        cache on, and the loss would hardly tell. From here on the model is trained on batches of this collator alone.
+
+        Args:
+            model: The model, as it is trained; before it is wrapped, or after.
+
+        Returns:
+            What ends it: `handle.remove()`.
+
+        Raises:
+            CollateError: What `check_model` raises. The model's forward raises it at a batch that was changed.
+        """
+        self.check_model(model)
+        positions = cast("ModelPositions", self.collator.positions)
+        inner = getattr(model, "module", model)
+        guard = PackedGuard(self.attention, 1 + positions.num_axes if positions.num_axes > 1 else 1)
+        return inner.register_forward_pre_hook(guard, with_kwargs=True)
 
     def verify(self, model: torch.nn.Module, rows: Sequence[Mapping[str, object]], tolerance: float = 1e-3) -> float:
         """Has a model compute a packed batch, and each of its sequences by itself, and compares the logits.
