@@ -22,7 +22,7 @@ from mmdatasets.collate.isolation import (
 from mmdatasets.collate.masks import LayerMasks, LayerRule, additive, block_mask, dense_mask
 from mmdatasets.collate.rows import RowMedia
 from mmdatasets.errors import CollateError
-from mmdatasets.features import INPUT_IDS, LABELS, MEDIA_INFO, SEQUENCE_LENGTHS
+from mmdatasets.features import INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, SEQUENCE_LENGTHS
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -107,13 +107,7 @@ class PackedCollator:
             check_lengths([ids], [labels])
         media = self.collator.media_of_rows([row])[0]
         if row.get(SEQUENCE_LENGTHS) is None:
-            if not self.flatten:
-                raise CollateError(
-                    f"no {SEQUENCE_LENGTHS!r} among its columns ({', '.join(row)}): pack the dataset first "
-                    "(plugin.packer) and have the trainer keep its columns (plugin.training_args_kwargs()), or pass "
-                    "flatten=True to have rows packed as they are",
-                    row=f"{index} of the batch",
-                )
+            self._check_flat(row, index)
             yield _Sequence(ids, labels, media)
             return
         bounds = list(accumulate(token_list(row, SEQUENCE_LENGTHS, index), initial=0))
@@ -126,6 +120,22 @@ class PackedCollator:
         for start, end in pairwise(bounds):
             mine = [place for place, at in enumerate(starts) if start <= at < end]
             yield _Sequence(ids[start:end], None if labels is None else labels[start:end], _selected(media, mine))
+
+    def _check_flat(self, row: Mapping[str, object], index: int) -> None:
+        """A row without `sequence_lengths` must be one that was not packed, not one whose columns a trainer dropped."""
+        keep = "have the trainer keep its columns (plugin.training_args_kwargs() sets remove_unused_columns=False)"
+        if not self.flatten:
+            raise CollateError(
+                f"no {SEQUENCE_LENGTHS!r} among its columns ({', '.join(row)}): pack the dataset first "
+                f"(plugin.packer) and {keep}, or, of rows that were never packed, pass flatten=True",
+                row=f"{index} of the batch",
+            )
+        if row.get(LENGTH) is None:
+            raise CollateError(
+                f"neither {SEQUENCE_LENGTHS!r} nor {LENGTH!r} among its columns ({', '.join(row)}), so that it cannot "
+                f"be told from a packed row that lost its boundaries: {keep}",
+                row=f"{index} of the batch",
+            )
 
     # ----------------------------------------------------------------------------------------- the flattened row
 
