@@ -122,7 +122,7 @@ class PackedCollator:
             yield _Sequence(ids[start:end], None if labels is None else labels[start:end], _selected(media, mine))
 
     def _check_flat(self, row: Mapping[str, object], index: int) -> None:
-        """A row without `sequence_lengths` must be one that was not packed, not one whose columns a trainer dropped."""
+        """A row without `sequence_lengths` must be one that was not packed, not one that lost its columns."""
         keep = "have the trainer keep its columns (plugin.training_args_kwargs() sets remove_unused_columns=False)"
         if not self.flatten:
             raise CollateError(

@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from datasets.fingerprint import Hasher
 
+from mmdatasets.errors import CollateError
 from mmdatasets.features import (
     INPUT_IDS,
     LENGTH,
