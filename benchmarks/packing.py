@@ -4,7 +4,8 @@
   fill    which part of what a model computes are tokens: of rows padded in random order, sorted by length within
           pools (`group_by_length`), batched under a budget (`MediaBudgetBatchSampler`), and packed
 
-Lengths are log-normal, clipped to `--max-length`, as those of chats with images are. No row is read.
+Lengths are log-normal, clipped to `--max-length`, as those of chats with images are; with `--image-tokens` none is
+shorter than an image of a fixed size. No row is read.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ def main() -> None:
     options.add_argument("--max-length", type=int, default=4096, help="tokens of a packed row (default: %(default)s)")
     options.add_argument("--mean", type=float, default=6.3, help="mean of the lengths' logarithm")
     options.add_argument("--spread", type=float, default=0.9, help="standard deviation of the lengths' logarithm")
+    options.add_argument("--image-tokens", type=int, default=0, help="tokens of an image that every row has besides")
     options.add_argument("--batch-size", type=int, default=8, help="rows of a padded batch (default: %(default)s)")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--tiny", action="store_true", help="few rows, to see that it runs")
     options.add_argument("--json", action="store_true", help="print the results as JSON")
     args = options.parse_args()
     rows = 2_000 if args.tiny else args.rows
-    lengths, media = draw(rows, args.mean, args.spread, args.max_length, args.seed)
+    lengths, media = draw(rows, args.mean, args.spread, args.max_length, args.seed, args.image_tokens)
     outcomes = [
         *plans(lengths, media, args.max_length),
         *fills(lengths, args.max_length, args.batch_size, args.seed),
@@ -61,11 +63,11 @@ def main() -> None:
 
 
 def draw(
-    rows: int, mean: float, spread: float, max_length: int, seed: int
+    rows: int, mean: float, spread: float, max_length: int, seed: int, image_tokens: int = 0
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Lengths of rows, and how many of their tokens are media: none in three of ten rows."""
     generator = np.random.default_rng(seed)
-    lengths = np.clip(generator.lognormal(mean, spread, rows), 16, max_length).astype(np.int64)
+    lengths = np.clip(image_tokens + generator.lognormal(mean, spread, rows), 16, max_length).astype(np.int64)
     share = generator.random(rows) * (generator.random(rows) < 0.7)
     return lengths, (lengths * 0.7 * share).astype(np.int64)
 

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from transformers import BatchFeature
 
-from mmdatasets.collate.masks import map_block_mask
+from mmdatasets.collate.masks import LayerMasks, map_block_mask
 
 
 class Batch(BatchFeature):  # type: ignore[misc]  # transformers is untyped here
@@ -49,7 +49,8 @@ def map_tensors(value: object, change: Callable[[torch.Tensor], torch.Tensor]) -
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: map_tensors(item, change) for name, item in value.items()}
+        changed = {name: map_tensors(item, change) for name, item in value.items()}
+        return LayerMasks(changed) if isinstance(value, LayerMasks) else changed
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(item, change) for item in value)
     if type(value).__name__ == "BlockMask":  # without its module, which takes long to import

@@ -69,6 +69,25 @@ class SequenceMask:
         return allowed & (self.sequence[query] == self.sequence[key])
 
 
+class LayerMasks(dict[str, "torch.Tensor | BlockMask"]):
+    """Masks by kind of layer, as models that have several kinds take them."""
+
+    def sum(self) -> torch.Tensor:
+        """The number of tokens: trainers ask an `attention_mask` for its sum when they count those they have seen."""
+        mask = next(iter(self.values()))
+        return mask.new_tensor(mask.shape[-1], dtype=torch.int64) if isinstance(mask, torch.Tensor) else mask.sum()  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, eq=False)
+class _TokenCount:
+    """The `sum` of a `BlockMask`, which has none of its own."""
+
+    sequence: torch.Tensor
+
+    def __call__(self) -> torch.Tensor:
+        return self.sequence.new_tensor(len(self.sequence))
+
+
 def dense_mask(lengths: Sequence[int], block: torch.Tensor | None, rule: LayerRule) -> torch.Tensor:
     """The mask in full: `(1, 1, length, length)`, `torch.bool`, true where a token is seen.
 
@@ -113,6 +132,7 @@ def block_mask(lengths: Sequence[int], block: torch.Tensor | None, rule: LayerRu
     made: BlockMask = BlockMask.from_kv_blocks(
         *_listed(partial), *_listed(whole), BLOCK_SIZE=_TILE, mask_mod=sees, seq_lengths=(total, total)
     )
+    made.sum = _TokenCount(sees.sequence)  # type: ignore[attr-defined]
     return made
 
 
@@ -150,4 +170,5 @@ def map_block_mask(mask: BlockMask, change: Callable[[torch.Tensor], torch.Tenso
     sees = mask.mask_mod
     if isinstance(sees, SequenceMask):
         changed.mask_mod = SequenceMask(change(sees.sequence), change(sees.position), change(sees.block), sees.rule)
+        changed.sum = _TokenCount(changed.mask_mod.sequence)  # type: ignore[attr-defined]
     return changed

@@ -11,6 +11,7 @@ import torch
 
 from mmdatasets.collate.batch import Batch
 from mmdatasets.collate.collator import MultimodalCollator, check_lengths, check_return_tensors, token_list
+from mmdatasets.collate.guard import PackedGuard
 from mmdatasets.collate.isolation import (
     Isolation,
     PackedAttention,
@@ -18,17 +19,19 @@ from mmdatasets.collate.isolation import (
     implementation_of,
     layer_rules,
 )
-from mmdatasets.collate.masks import LayerRule, additive, block_mask, dense_mask
+from mmdatasets.collate.masks import LayerMasks, LayerRule, additive, block_mask, dense_mask
 from mmdatasets.collate.replacing import beginning_of, load_rows, report_replaced
 from mmdatasets.collate.rows import RowMedia
 from mmdatasets.errors import CollateError
-from mmdatasets.features import INPUT_IDS, LABELS, MEDIA_INFO, SEQUENCE_LENGTHS
+from mmdatasets.features import INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, SEQUENCE_LENGTHS
 from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
     from transformers import PretrainedConfig
 
+    from mmdatasets.collate.position_ids import ModelPositions
     from mmdatasets.transforms.engine import Engine
     from mmdatasets.types import Modality
 
@@ -127,13 +130,7 @@ class PackedCollator:
             check_lengths([ids], [labels])
         media = self.collator.media_of_row(row, index)
         if row.get(SEQUENCE_LENGTHS) is None:
-            if not self.flatten:
-                raise CollateError(
-                    f"no {SEQUENCE_LENGTHS!r} among its columns ({', '.join(row)}): pack the dataset first "
-                    "(plugin.packer) and have the trainer keep its columns (plugin.training_args_kwargs()), or pass "
-                    "flatten=True to have rows packed as they are",
-                    row=f"{index} of the batch",
-                )
+            self._check_flat(row, index)
             yield _Sequence(ids, labels, media)
             return
         bounds = list(accumulate(token_list(row, SEQUENCE_LENGTHS, index), initial=0))
@@ -146,6 +143,22 @@ class PackedCollator:
         for start, end in pairwise(bounds):
             mine = [place for place, at in enumerate(starts) if start <= at < end]
             yield _Sequence(ids[start:end], None if labels is None else labels[start:end], _selected(media, mine))
+
+    def _check_flat(self, row: Mapping[str, object], index: int) -> None:
+        """A row without `sequence_lengths` must be one that was not packed, not one that lost its columns."""
+        keep = "have the trainer keep its columns (plugin.training_args_kwargs() sets remove_unused_columns=False)"
+        if not self.flatten:
+            raise CollateError(
+                f"no {SEQUENCE_LENGTHS!r} among its columns ({', '.join(row)}): pack the dataset first "
+                f"(plugin.packer) and {keep}, or, of rows that were never packed, pass flatten=True",
+                row=f"{index} of the batch",
+            )
+        if row.get(LENGTH) is None:
+            raise CollateError(
+                f"neither {SEQUENCE_LENGTHS!r} nor {LENGTH!r} among its columns ({', '.join(row)}), so that it cannot "
+                f"be told from a packed row that lost its boundaries: {keep}",
+                row=f"{index} of the batch",
+            )
 
     # ----------------------------------------------------------------------------------------- the flattened row
 
@@ -195,7 +208,7 @@ class PackedCollator:
             blocks = self.isolation.find_blocks(cast("Mapping[str, torch.Tensor]", flat), sequence)
         make = block_mask if self.attention == "flex" else self._dense
         masks = {kind: make(lengths, blocks, rule) for kind, rule in layer_rules(self.config, self.isolation).items()}
-        return {_MASK: masks if len(masks) > 1 else next(iter(masks.values()))}
+        return {_MASK: LayerMasks(masks) if len(masks) > 1 else next(iter(masks.values()))}
 
     def _dense(self, lengths: Sequence[int], blocks: torch.Tensor | None, rule: LayerRule) -> torch.Tensor:
         mask = dense_mask(lengths, blocks, rule)
@@ -229,6 +242,27 @@ class PackedCollator:
                 f"the model runs {implementation_of(config)!r} attention, the collator was made for "
                 f"{implementation_of(self.config)!r}: pass config=model.config once the model is as it is trained"
             )
+
+    def guard(self, model: torch.nn.Module) -> RemovableHandle:
+        """Has a model refuse, in training mode, what would let packed sequences see one another.
+
+        Between the collator and the model a trainer may add a padding mask, drop or cut `position_ids`, or turn the
+        cache on, and the loss would hardly tell. From here on the model is trained on batches of this collator alone.
+
+        Args:
+            model: The model, as it is trained; before it is wrapped, or after.
+
+        Returns:
+            What ends it: `handle.remove()`.
+
+        Raises:
+            CollateError: What `check_model` raises. The model's forward raises it at a batch that was changed.
+        """
+        self.check_model(model)
+        positions = cast("ModelPositions", self.collator.positions)
+        inner = getattr(model, "module", model)
+        guard = PackedGuard(self.attention, 1 + positions.num_axes if positions.num_axes > 1 else 1)
+        return inner.register_forward_pre_hook(guard, with_kwargs=True)
 
     def verify(self, model: torch.nn.Module, rows: Sequence[Mapping[str, object]], tolerance: float = 1e-3) -> float:
         """Has a model compute a packed batch, and each of its sequences by itself, and compares the logits.

@@ -74,7 +74,7 @@ class ModelPositions:
         missing = {name: None for name in self._names if name not in given}
         positions = self._rule.compute_3d_position_ids(**given, **missing)
         if positions is None:  # no media: the model counts tokens
-            return plain_position_ids(mask).expand(self._num_axes, *mask.shape).contiguous()
+            return plain_position_ids(mask).expand(self.num_axes, *mask.shape).contiguous()
         return positions
 
     @cached_property
@@ -98,7 +98,10 @@ class ModelPositions:
         return tuple(one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD)
 
     @property
-    def _num_axes(self) -> int:
+    def num_axes(self) -> int:
+        """How many numbers a position is: three in most models with multimodal rotary embeddings, else 1."""
+        if self._rule is None:
+            return 1
         rope = getattr(self.config.get_text_config(), "rope_parameters", None) or {}
         return len(rope.get("mrope_section") or range(_AXES))
 

@@ -20,6 +20,12 @@ Strategy: TypeAlias = Literal["best_fit", "first_fit", "sequential"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
+_FREE_LOOKS, _PASSES = 2, 16
+"""First fit of two sizes takes a bin for full that 16 rows looked at in vain, the first two looks of each not counted.
+
+Bins that have room for tokens alone and bins that have it for media alone may alternate, and one row looks at all."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PackingPlan:
     """Which rows go into which bin.
@@ -66,7 +72,8 @@ def plan_bins(
         lengths: `(num_rows,)` tokens of each row, none of them more than `max_length`.
         max_length: The capacity of a bin, in tokens.
         strategy: `"best_fit"`: longest rows first, each into the fullest bin that has room. `"first_fit"`: the
-            dataset's order, each into the first bin that has room. `"sequential"`: the dataset's order, each into the
+            dataset's order, each into the first bin that has room (of two capacities, a bin to which many rows would
+            fit by one of them alone counts as full). `"sequential"`: the dataset's order, each into the
             last bin or a new one.
         media: `(num_rows,)` the second size of each row, none of them more than `max_media`.
         max_media: The second capacity of a bin.
@@ -218,11 +225,18 @@ class _TwoRooms:
 
 def _first_fit(lengths: IntArray, media: IntArray, max_length: int, max_media: int) -> IntArray:
     tokens, items = _MaxTree(len(lengths), max_length), _MaxTree(len(lengths), max_media)
+    passed = [0] * len(lengths)
     bin_of = np.zeros(len(lengths), np.int64)
     for row, (length, own) in enumerate(zip(lengths.tolist(), media.tolist(), strict=True)):
         # As many bins as rows, empty at first: one has room.
-        number = tokens.first(0, length) or 0
+        number, looks = tokens.first(0, length) or 0, 0
         while (other := items.first(number, own) or 0) != number:
+            looks += 1
+            if looks > _FREE_LOOKS:
+                passed[number] += 1
+                if passed[number] == _PASSES:
+                    tokens.set(number, -1)
+                    items.set(number, -1)
             number = tokens.first(other, length) or 0
         tokens.set(number, tokens.get(number) - length)
         items.set(number, items.get(number) - own)

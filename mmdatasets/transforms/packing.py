@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from datasets.fingerprint import Hasher
 
+from mmdatasets.errors import CollateError
 from mmdatasets.features import (
     INPUT_IDS,
     LENGTH,
@@ -188,5 +189,11 @@ def _as_table(reader: BatchReader) -> pa.Table:
     types[SEQUENCE_LENGTHS] = types[INPUT_IDS]
     types[MADE_BY] = Value("int64")
     schema = Features({name: feature for name, feature in types.items() if name in names}).arrow_schema
-    columns = {field.name: pa.array(list(reader.batch[field.name]), field.type) for field in schema}
+    try:
+        columns = {field.name: pa.array(list(reader.batch[field.name]), field.type) for field in schema}
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise CollateError(
+            "the batch's columns are not what plugin.transform made, or come in a format of the dataset: map over "
+            f"dataset.with_format(None) ({str(error).splitlines()[0][:200]})"
+        ) from error
     return pa.Table.from_pydict(columns, schema=schema)

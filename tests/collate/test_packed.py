@@ -47,12 +47,16 @@ def config(run):
     return run.model.config
 
 
-@pytest.fixture(scope="module")
-def stored(run):
+def stored_rows(run):
     """The rows as a mapped dataset."""
     features = run.plugin.features()
     kept = [{name: row.get(name) for name in features} for row in run.mapped]
     return datasets.Dataset.from_list(kept, features=features)
+
+
+@pytest.fixture(scope="module")
+def stored(run):
+    return stored_rows(run)
 
 
 def running(config, implementation):
@@ -90,8 +94,13 @@ def test_a_packed_batch_trains_as_its_rows_one_by_one(name, media_folder) -> Non
     for attention in isolation.ways:
         if attention != "flex":
             collator = run.plugin.packed_collator(model.config, attention=attention, flatten=True)
-            collator.check_model(model)
-            compare(*alone, *train_on(model, collator(run.mapped)), attention)
+            handle = collator.guard(model)
+            model.training = True  # for the guard's sake; its parts stay as they are
+            try:
+                compare(*alone, *train_on(model, collator(run.mapped)), attention)
+            finally:
+                model.training = False
+                handle.remove()
 
 
 TEXT_MODELS = ["gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
@@ -175,6 +184,22 @@ def test_flex_attention_computes_what_dense_masks_do(name, media_folder, uncompi
 
 
 # ------------------------------------------------------------------------------------------------- the batch
+
+
+@pytest.mark.parametrize("attention", ["block_mask", "flex"])
+def test_masks_that_are_no_tensors_tell_how_many_tokens_there_are(attention, media_folder) -> None:
+    """Trainers ask `attention_mask` for its sum, to count the tokens that they have seen."""
+    run = packing_run("gemma3", media_folder)
+    config = running(run.model.config, "flex_attention" if attention == "flex" else "sdpa")
+    batch = run.plugin.packed_collator(config, flatten=True, attention=attention)(run.mapped)
+    assert set(batch["attention_mask"]) == {"full_attention", "sliding_attention"}
+    masks = [batch["attention_mask"]]
+    if attention == "flex":
+        masks += batch["attention_mask"].values()
+    for mask in masks:
+        assert mask.sum().item() == batch["input_ids"].numel()
+    assert pickle.loads(pickle.dumps(batch))["attention_mask"].sum() == batch["input_ids"].numel()
+    assert batch.to("meta")["attention_mask"].sum().device.type == "meta"
 
 
 def test_packed_rows_give_the_batch_of_their_rows(run, config, stored) -> None:
@@ -314,9 +339,11 @@ def test_trainer_trains_on_packed_rows_as_on_rows(run, stored, tmp_path) -> None
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_trl_trains_on_packed_rows(run, stored, tmp_path) -> None:
+@pytest.mark.parametrize(("name", "attention"), [(FAMILY, "varlen"), ("gemma3", "block_mask")])
+def test_trl_trains_on_packed_rows(name, attention, media_folder, tmp_path) -> None:
     trl = pytest.importorskip("trl")
-    plugin, model = run.plugin, build_model(FAMILY, run.subject.processor)
+    run = packing_run(name, media_folder)
+    stored, plugin, model = stored_rows(run), run.plugin, build_model(name, run.subject.processor)
     packed = plugin.packer(max_length=max(stored["length"]) * 2).pack(stored)
     arguments = trl.SFTConfig(
         tmp_path,
@@ -325,6 +352,7 @@ def test_trl_trains_on_packed_rows(run, stored, tmp_path) -> None:
         gradient_accumulation_steps=len(packed),
         logging_steps=1,
         report_to=[],
+        include_num_input_tokens_seen="non_padding",
         use_cpu=True,
         bf16=False,
         **plugin.training_args_kwargs("sft"),
@@ -332,13 +360,14 @@ def test_trl_trains_on_packed_rows(run, stored, tmp_path) -> None:
     trainer = trl.SFTTrainer(
         model,
         arguments,
-        data_collator=plugin.packed_collator(model.config),
+        data_collator=plugin.packed_collator(model.config, attention=attention),
         train_dataset=packed,
         processing_class=run.subject.processor,
     )
     expected, _ = rows_one_by_one(run, run.mapped)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert trainer.state.num_input_tokens_seen == sum(stored["length"])
 
 
 # ------------------------------------------------------------------------------------------------- refusals
@@ -349,6 +378,14 @@ def test_rows_that_are_not_packed_are_refused(run, config) -> None:
         run.plugin.packed_collator(config)(run.mapped)
     with pytest.raises(CollateError, match="no rows"):
         run.plugin.packed_collator(config)([])
+
+
+def test_packed_rows_that_lost_their_boundaries_are_refused(run, config) -> None:
+    """A trainer that drops columns leaves ids and labels; without media, nothing else tells."""
+    row = next(row for row in run.mapped if not row["media_info"])
+    kept = {name: row[name] for name in ("input_ids", "labels")}
+    with pytest.raises(CollateError, match=r"neither 'sequence_lengths' nor 'length' .*remove_unused_columns=False"):
+        run.plugin.packed_collator(config, flatten=True)([kept])
 
 
 def test_packed_rows_that_were_changed_are_refused(run, config, stored) -> None:

@@ -19,6 +19,7 @@ from mmdatasets.testing.subjects import named_subjects
 SUBJECTS = {subject.name: subject for subject in named_subjects()}
 IMAGES = "rows of different counts"
 VIDEOS = "rows of videos"
+AUDIOS = "rows of audio"
 
 
 def check(family: str, scenario: str, folder: Path, spoil=None, isolation: Isolation | None = None) -> None:
@@ -98,6 +99,29 @@ def train_the_first_token(batch):
     batch["labels"][0, starts] = batch["input_ids"][0, starts]
 
 
+def last_asked(batch, end=None):
+    """The last token whose prediction is trained, of those before `end`."""
+    return int((batch["labels"][0, :end] != -100).nonzero()[-1]) - 1
+
+
+def join_two_sequences(batch):
+    starts = (batch["position_ids"].flatten(0, -2)[0] == 0).nonzero().flatten().tolist()
+    first, second = [*starts[1:], batch["position_ids"].shape[-1]][:2]
+    batch["position_ids"][..., first:second] += first
+
+
+def begin_early(batch):
+    start = int((batch["position_ids"].flatten(0, -2)[0] == 0).nonzero()[1])
+    early = batch["position_ids"][..., last_asked(batch, start) : start]
+    early -= early[..., :1].clone()
+
+
+def see_one_token_more(batch):
+    masks = batch.get("attention_mask")
+    for mask in masks.values() if isinstance(masks, dict) else [] if masks is None else [masks]:
+        mask[..., last_asked(batch), 0] = True
+
+
 def swap_images(batch):
     batch["pixel_values"] = batch["pixel_values"].flip(0)
 
@@ -120,6 +144,13 @@ def swap_types(batch):
         ("llava", IMAGES, train_the_first_token, "loss"),
         ("gemma3", IMAGES, see_no_block, "block_mask.*(cosine|loss)"),
         ("paligemma", IMAGES, see_no_prompt, "block_mask.*(cosine|loss)"),
+        ("qwen3_vl", IMAGES, join_two_sequences, "varlen.*loss"),
+        ("qwen2_audio", AUDIOS, join_two_sequences, "varlen.*loss"),
+        ("qwen2_audio", AUDIOS, begin_early, "varlen.*loss"),
+        ("llama4", IMAGES, begin_early, "varlen.*loss"),
+        ("qwen3_vl", IMAGES, see_one_token_more, "block_mask.*(cosine|gradient)"),
+        ("gemma4", IMAGES, see_one_token_more, "block_mask.*(cosine|gradient)"),
+        ("llama4", IMAGES, see_one_token_more, "block_mask.*(cosine|gradient)"),
     ],
 )
 def test_a_spoilt_batch_is_noticed(family, scenario, spoil, found, media_folder) -> None:

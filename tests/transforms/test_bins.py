@@ -119,6 +119,18 @@ def test_the_same_lengths_give_the_same_bins(strategy, sizes):
     assert list(first) == list(plan_bins(lengths.copy(), CAPACITY, strategy, media.copy(), MEDIA))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bins_that_have_room_of_one_kind_alone_are_not_all_looked_at(strategy):
+    """Long rows without media, and rows of media, leave such bins by turns: the time must not grow with the square."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 4097, 40_000)
+    media = np.where(rng.random(len(lengths)) < 0.7, np.minimum(lengths * 17 // 20, 2048), 0)
+    start = time.process_time()
+    plan = plan_bins(lengths, 4096, strategy, media, 2048)
+    assert time.process_time() - start < 4
+    assert plan.fill > (0.6 if strategy == "sequential" else 0.82)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_million_lengths_take_seconds(strategy):

@@ -152,6 +152,15 @@ def test_rows_that_were_changed_are_refused(mapped):
         packer.pack(mapped.map(lambda row: {"media_info": row["media_info"][:0]}))
 
 
+@pytest.mark.parametrize("kind", ["arrow", "numpy", "torch"])
+def test_a_format_of_the_dataset_does_not_change_what_is_packed(mapped, kind):
+    packer, formatted = packer_for(mapped), mapped.with_format(kind)
+    assert packer.pack(formatted).with_format(None).to_list() == packer.pack(mapped).to_list()
+    if kind == "torch":
+        with pytest.raises(CollateError, match=r"map over dataset\.with_format\(None\)"):
+            formatted.map(packer, batched=True)
+
+
 def test_what_cannot_be_packed_is_refused(mapped):
     with pytest.raises(CollateError, match=r"'input_ids' among the columns .*plugin.transform"):
         packer_for(mapped).pack(mapped.select_columns(["id", "length"]))
