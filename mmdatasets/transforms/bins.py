@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
+
+from mmdatasets.transforms.complete_bins import LARGEST_CAPACITY, complete_bins
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -20,6 +23,7 @@ Strategy: TypeAlias = Literal["best_fit", "first_fit", "sequential"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
+_GOOD_FILL = 0.995
 _FREE_LOOKS, _PASSES = 2, 16
 """First fit of two sizes takes a bin for full that 16 rows looked at in vain, the first two looks of each not counted.
 
@@ -71,7 +75,9 @@ def plan_bins(
     Args:
         lengths: `(num_rows,)` tokens of each row, none of them more than `max_length`.
         max_length: The capacity of a bin, in tokens.
-        strategy: `"best_fit"`: longest rows first, each into the fullest bin that has room. `"first_fit"`: the
+        strategy: `"best_fit"`: longest rows first, each into the fullest bin that has room; where that fills less than
+            99.5%, as none of the rows is small, the bins of `mmdatasets.transforms.complete_bins` if they are fewer.
+            `"first_fit"`: the
             dataset's order, each into the first bin that has room (of two capacities, a bin to which many rows would
             fit by one of them alone counts as full). `"sequential"`: the dataset's order, each into the
             last bin or a new one.
@@ -103,6 +109,16 @@ def _in_order_of_first_rows(plan: PackingPlan) -> PackingPlan:
 def _best_fit(lengths: IntArray, media: IntArray, max_length: int, max_media: int) -> IntArray:
     if max_media:
         return _best_fit_of_two(lengths, media, max_length, max_media)
+    bin_of = _best_fit_of_one(lengths, max_length)
+    if len(lengths) and lengths.min() > 0 and max_length <= LARGEST_CAPACITY:
+        least = math.ceil(lengths.sum() / max_length)
+        if least < _GOOD_FILL * (bin_of.max() + 1):
+            other = complete_bins(lengths, max_length)
+            return other if other.max() < bin_of.max() else bin_of
+    return bin_of
+
+
+def _best_fit_of_one(lengths: IntArray, max_length: int) -> IntArray:
     order = np.argsort(-lengths, kind="stable")
     bins: list[int] = []
     rooms = _Rooms(max_length)
