@@ -163,7 +163,8 @@ def open_run(
         MMDatasetsError: If the source cannot be read, the output cannot be written, is in use, or is of another source
             or settings.
     """
-    opened = open_source_dataset(source, settings.split, config)
+    written = [folder for folder in (output, plugin.row_log, plugin.metadata_cache) if folder is not None]
+    opened = open_source_dataset(source, settings.split, config, written=written)
     plugin = _with_media_root(plugin, opened)
     identity: dict[str, Json] = {
         "source": dict(opened.identity),

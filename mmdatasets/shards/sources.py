@@ -60,16 +60,20 @@ class OpenedSource:
     media_root: str | None = None
 
 
-def open_source_dataset(source: Source, split: str, config: str | None = None) -> OpenedSource:
+def open_source_dataset(
+    source: Source, split: str, config: str | None = None, *, written: Sequence[str | os.PathLike[str]] = ()
+) -> OpenedSource:
     """Opens a source. Files become memory-mapped Arrow files in the cache of `datasets`, once.
 
     Args:
         source: What to read.
         split: Which split of it.
         config: Which configuration of a dataset on the Hub.
+        written: Folders that the run writes: where they lie in a folder that is the source, their files are none of it.
 
     Raises:
-        MMDatasetsError: If there is no such source or split, or it cannot be read, or has no rows.
+        MMDatasetsError: If there is no such source or split, or it cannot be read, or has no rows, or it is one of the
+            folders that the run writes.
     """
     from datasets import Dataset
 
@@ -77,7 +81,7 @@ def open_source_dataset(source: Source, split: str, config: str | None = None) -
         identity: dict[str, str | int] = {"kind": "dataset", "fingerprint": source._fingerprint}
         opened = OpenedSource(source, {**identity, "rows": len(source)})
     elif isinstance(source, str | os.PathLike):
-        opened = _open_named(source, split, config)
+        opened = _open_named(source, split, config, [Path(folder).resolve() for folder in written])
     else:
         raise MMDatasetsError(
             f"a source is a datasets.Dataset, {_EXPECTED}; got {type(source).__name__}"
@@ -89,7 +93,9 @@ def open_source_dataset(source: Source, split: str, config: str | None = None) -
     return opened
 
 
-def _open_named(source: str | os.PathLike[str], split: str, config: str | None) -> OpenedSource:
+def _open_named(
+    source: str | os.PathLike[str], split: str, config: str | None, written: Sequence[Path]
+) -> OpenedSource:
     path = Path(source).expanduser()
     name = os.fspath(source)
     if path.is_file():
@@ -97,7 +103,7 @@ def _open_named(source: str | os.PathLike[str], split: str, config: str | None) 
     if path.is_dir():
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return _open_saved(path, split)
-        return _open_files(_files_of_split(path, split), path, split, name)
+        return _open_files(_files_of_split(path, split, written), path, split, name)
     # A name on the Hub is NAME or OWNER/NAME.
     if (
         path.suffix in FORMATS
@@ -130,12 +136,23 @@ def _escaped(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
-def _files_of_split(folder: Path, split: str) -> list[Path]:
+def _files_of_split(folder: Path, split: str, written: Sequence[Path]) -> list[Path]:
     """The folder's data files, as far as their paths do not name another split; those that name none are `train`."""
+    inner = [path.relative_to(folder.resolve()) for path in written if path.is_relative_to(folder.resolve())]
+    if Path() in inner:
+        raise MMDatasetsError(
+            "the run would write into the folder that it reads; choose another one", source=str(folder)
+        )
     visible = (
         path for path in folder.rglob("*") if not any(p.startswith(".") for p in path.relative_to(folder).parts)
     )
-    files = sorted(path for path in visible if path.suffix.lower() in FORMATS and path.is_file())
+    files = sorted(
+        path
+        for path in visible
+        if path.suffix.lower() in FORMATS
+        and path.is_file()
+        and not any(path.relative_to(folder).is_relative_to(one) for one in inner)
+    )
     if not files:
         raise MMDatasetsError(f"the folder has no data files ({', '.join(FORMATS)})", source=str(folder))
     by_split: dict[str, list[Path]] = {}

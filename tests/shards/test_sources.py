@@ -128,3 +128,22 @@ def test_files_that_are_no_data(tmp_path):
     (tmp_path / "b.csv").write_text("a,b\n1,2\n")
     with pytest.raises(MMDatasetsError, match=r"of one format .* got \.csv, \.jsonl"):
         open_source_dataset(tmp_path, "train")
+
+
+def test_what_a_run_writes_below_its_source_is_no_part_of_the_source(chats):
+    folder = chats.parent
+    plugin = make_plugin(
+        metadata_cache=str(folder / "headers"), row_log=str(folder / "log"), max_length=60, on_overflow="drop"
+    )
+    first = preprocess(folder, plugin, folder / "mapped", rows_per_shard=4)
+    assert list((folder / "headers").iterdir()) and list((folder / "log").iterdir())
+    (folder / "mapped" / "data" / "train-00001-of-00003.parquet").unlink()
+    second = preprocess(folder, plugin, folder / "mapped", rows_per_shard=4)
+    assert second.shards_written == 1
+    assert second.counts == first.counts
+
+
+def test_the_source_is_not_written_into(chats):
+    with pytest.raises(MMDatasetsError, match="into the folder that it reads"):
+        preprocess(chats.parent, make_plugin(), chats.parent)
+    assert [path.name for path in chats.parent.iterdir() if path.name.startswith(("data", "preprocess"))] == []
