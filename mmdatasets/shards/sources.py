@@ -69,7 +69,7 @@ def open_source_dataset(
         source: What to read.
         split: Which split of it.
         config: Which configuration of a dataset on the Hub.
-        written: Folders that the run writes: where they lie in a folder that is the source, their files are none of it.
+        written: Folders that the run writes: where they lie in a folder that is the source, their files are not of it.
 
     Raises:
         MMDatasetsError: If there is no such source or split, or it cannot be read, or has no rows, or it is one of the

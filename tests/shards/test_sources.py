@@ -136,7 +136,8 @@ def test_what_a_run_writes_below_its_source_is_no_part_of_the_source(chats):
         metadata_cache=str(folder / "headers"), row_log=str(folder / "log"), max_length=60, on_overflow="drop"
     )
     first = preprocess(folder, plugin, folder / "mapped", rows_per_shard=4)
-    assert list((folder / "headers").iterdir()) and list((folder / "log").iterdir())
+    assert list((folder / "headers").iterdir())
+    assert list((folder / "log").iterdir())
     (folder / "mapped" / "data" / "train-00001-of-00003.parquet").unlink()
     second = preprocess(folder, plugin, folder / "mapped", rows_per_shard=4)
     assert second.shards_written == 1
