@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+from huggingface_hub import CardData
 
 from mmdatasets._version import __version__
 from mmdatasets.errors import MMDatasetsError
@@ -40,6 +42,7 @@ _BATCH = 10_000
 _EMBED_BATCH = 32  # rows in memory with all their media
 _BEGIN, _END = "<!-- mmdatasets: begin -->", "<!-- mmdatasets: end -->"
 _TAG = "mmdatasets"
+_DEFAULT_CONFIG = "default"
 
 
 def read_record(dataset: AnyDataset) -> PluginRecord:
@@ -160,12 +163,13 @@ def push_to_hub(
         The commit of the rows.
 
     Raises:
-        MMDatasetsError: If the dataset does not say what made it.
+        MMDatasetsError: If the dataset does not say what made it, or streams.
     """
     read_record(dataset)
+    _check_not_streaming(dataset)
     pushed = embed_media_files(dataset) if embed_media else dataset
     commit: CommitInfo = pushed.push_to_hub(repo_id, embed_external_files=False, **settings)
-    _push_card(dataset, repo_id, settings.get("token"), commit.pr_revision or settings.get("revision"))
+    _push_card(dataset, repo_id, commit.pr_revision or settings.get("revision"), settings)
     return commit
 
 
@@ -183,7 +187,9 @@ def embed_media_files(dataset: _Rows, options: MediaOptions | None = None) -> _R
 
     Raises:
         MediaError: If a file cannot be read. Names row, column and index.
+        MMDatasetsError: If the dataset streams.
     """
+    _check_not_streaming(dataset)
     if isinstance(dataset, DatasetDict):
         return DatasetDict({name: embed_media_files(split, options) for name, split in dataset.items()})
     embedded: Dataset = dataset.with_format("arrow").map(
@@ -197,6 +203,14 @@ def embed_media_files(dataset: _Rows, options: MediaOptions | None = None) -> _R
         desc="Embedding media",
     )
     return embedded.with_format(**dataset.format)
+
+
+def _check_not_streaming(dataset: AnyDataset) -> None:
+    if isinstance(dataset, IterableDataset | IterableDatasetDict):
+        raise MMDatasetsError(
+            "the dataset streams, and what is said of its rows is counted first: load it without streaming=True, or "
+            "use its own push_to_hub, which writes no card and embeds no lists of files"
+        )
 
 
 def _embed(table: pa.Table, indices: list[int], options: MediaOptions) -> pa.Table:
@@ -213,7 +227,55 @@ def dataset_card(dataset: Dataset | DatasetDict, repo_id: str = "user/name") -> 
     Raises:
         MMDatasetsError: If it does not say what made it.
     """
-    record = read_record(dataset)
+    return _card_text(dataset, repo_id, None, _DEFAULT_CONFIG, CardData(), "")
+
+
+def _card_text(
+    dataset: Dataset | DatasetDict,
+    repo_id: str,
+    split: str | None,
+    config: str,
+    data: CardData,
+    earlier: str,
+) -> str:
+    """The text, with what an earlier one says of other splits that are still there and were made alike."""
+    facts = _facts(read_record(dataset))
+    splits = dataset if isinstance(dataset, DatasetDict) else {split or str(dataset.split or "train"): dataset}
+    counts = {_in_config(config, name): count_rows(rows) for name, rows in splits.items()}
+    columns = list(next(iter(counts.values())))
+    lines = {
+        name: f"| {name} | {' | '.join(f'{count[one]:,}' for one in columns)} |" for name, count in counts.items()
+    }
+    header = f"| split | {' | '.join(columns)} |"
+    kept = _lines_of_others(earlier, [*facts, header], data)
+    loaded = [repo_id, config] if config != _DEFAULT_CONFIG else [repo_id]
+    arguments = ", ".join([*map(json.dumps, loaded), f"split={json.dumps(next(iter(splits)))}"])
+    text = [
+        _BEGIN,
+        "Chats with their media, tokenised: rows that a collator makes training batches of.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *facts,
+        f"| Written by | mmdatasets {__version__} |",
+        "",
+        header,
+        f"| --- | {' | '.join('---:' for _ in columns)} |",
+        *{**kept, **lines}.values(),
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "from mmdatasets import load_collator",
+        "",
+        f"dataset = load_dataset({arguments})",
+        "collator = load_collator(dataset, processor)",
+        "```",
+        _END,
+    ]
+    return "\n".join(text)
+
+
+def _facts(record: PluginRecord) -> list[str]:
     processor = f"`{record.processor_name or record.processor_class}`"
     if record.processor_name:
         processor += f" ({record.processor_class})"
@@ -224,33 +286,29 @@ def dataset_card(dataset: Dataset | DatasetDict, repo_id: str = "user/name") -> 
         "Options": _as_code(record.options),
         "Settings": _as_code(record.settings),
         "Schema version": str(record.schema_version),
-        "Written by": f"mmdatasets {__version__}",
     }
-    splits = dataset if isinstance(dataset, DatasetDict) else {str(dataset.split or "train"): dataset}
-    counts = {name: count_rows(split) for name, split in splits.items()}
-    columns = list(next(iter(counts.values())))
-    lines = [
-        _BEGIN,
-        "Chats with their media, tokenised: rows that a collator makes training batches of.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in facts.items()),
-        "",
-        f"| split | {' | '.join(columns)} |",
-        f"| --- | {' | '.join('---:' for _ in columns)} |",
-        *(f"| {name} | {' | '.join(f'{count[one]:,}' for one in columns)} |" for name, count in counts.items()),
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "from mmdatasets import load_collator",
-        "",
-        f"dataset = load_dataset({json.dumps(repo_id)}, split={json.dumps(next(iter(splits)))})",
-        "collator = load_collator(dataset, processor)",
-        "```",
-        _END,
-    ]
-    return "\n".join(lines)
+    return [f"| {name} | {value} |" for name, value in facts.items()]
+
+
+def _in_config(config: str, split: str) -> str:
+    return split if config == _DEFAULT_CONFIG else f"{config}: {split}"
+
+
+def _lines_of_others(earlier: str, expected: Sequence[str], data: CardData) -> dict[str, str]:
+    """The lines of an earlier card on splits that the repository has, if it says the same of what made them."""
+    written = earlier.splitlines()
+    if not set(expected) <= set(written):
+        return {}
+    present = {
+        _in_config(config["config_name"], files["split"])
+        for config in data.get("configs") or []
+        for files in config.get("data_files") or []
+        if isinstance(files, Mapping)
+    }
+    begin = written.index(expected[-1]) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), written[begin:])
+    named = {line[2:].partition(" | ")[0]: line for line in rows}
+    return {name: line for name, line in named.items() if name in present}
 
 
 def count_rows(dataset: Dataset) -> dict[str, int]:
@@ -302,16 +360,19 @@ def _as_code(values: Mapping[str, object]) -> str:
 
 
 def _push_card(
-    dataset: Dataset | DatasetDict, repo_id: str, token: str | None = None, revision: str | None = None
+    dataset: Dataset | DatasetDict, repo_id: str, revision: str | None, settings: Mapping[str, Any]
 ) -> None:
     """Writes the text into the card that `datasets` pushed, in the place of an earlier one."""
     from huggingface_hub import DatasetCard, hf_hub_download
 
+    token = settings.get("token")
     path = hf_hub_download(repo_id, "README.md", repo_type="dataset", token=token, revision=revision)
     card = DatasetCard(Path(path).read_text("utf-8"))
     before, _, rest = card.text.partition(_BEGIN)
-    parts = [before.strip(), dataset_card(dataset, repo_id), rest.partition(_END)[2].strip()]
-    card.text = "\n\n".join(part for part in parts if part) + "\n"
+    earlier, _, after = rest.partition(_END)
+    config = settings.get("config_name", _DEFAULT_CONFIG)
+    text = _card_text(dataset, repo_id, settings.get("split"), config, card.data, earlier)
+    card.text = "\n\n".join(part for part in [before.strip(), text, after.strip()] if part) + "\n"
     card.data["tags"] = sorted({*(card.data.get("tags") or []), _TAG})
     card.push_to_hub(
         repo_id, token=token, repo_type="dataset", commit_message="Say what made the dataset", revision=revision

@@ -64,6 +64,8 @@ def main() -> None:
     mapped = source.map(plugin.transform, batched=True, features=plugin.features(source.features))
     batch = plugin.collator()(list(mapped))
     mmdatasets.push_to_hub(mapped, REPOSITORY)
+    mmdatasets.push_to_hub(mapped.select([0, 4]), REPOSITORY, split="validation")
+    mmdatasets.push_to_hub(mapped.select([4]), REPOSITORY, config_name="texts", split="test")
     mmdatasets.push_to_hub(mapped.select([4]), "tester/referenced", embed_media=False)
     found = {"by address": by_address(plugin, folder)}
     for name in ("a.jpg", "a.mp4", "a.wav"):

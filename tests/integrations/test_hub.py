@@ -15,7 +15,7 @@ from datasets import Dataset, concatenate_datasets, interleave_datasets, load_da
 from mmdatasets import MediaOptions, ShrinkFloor, auto_plugin, load_collator, load_plugin
 from mmdatasets.errors import MMDatasetsError, UnknownPluginError
 from mmdatasets.features import MADE_BY
-from mmdatasets.integrations.hub import count_rows, dataset_card, read_record
+from mmdatasets.integrations.hub import count_rows, dataset_card, push_to_hub, read_record
 from mmdatasets.plugins.generic import StandardPlugin
 from mmdatasets.plugins.registry import register_mm_plugin
 from mmdatasets.testing.audio import write_audio
@@ -217,6 +217,12 @@ def test_the_card(mapped, plugin) -> None:
     }
 
 
+def test_what_streams_has_no_card(mapped) -> None:
+    for dataset in (mapped.to_iterable_dataset(), datasets.IterableDatasetDict(train=mapped.to_iterable_dataset())):
+        with pytest.raises(MMDatasetsError, match="streams"):
+            push_to_hub(dataset, "me/mine")
+
+
 @pytest.mark.slow  # a process with torch, transformers and the client
 def test_a_hub_and_back(tmp_path) -> None:
     """With the real client: nested media inside the files, streaming, and the collator from what was loaded."""
@@ -240,5 +246,8 @@ def test_a_hub_and_back(tmp_path) -> None:
     assert "image_processor.size.longest_edge was 12845056, here it is 50176" in refusal
     assert "dataset_info:" in card  # what `datasets` wrote stays
     assert "- mmdatasets" in card
-    assert "| train | 5 |" in card
+    # One card says it of all that was pushed, one after the other.
+    counted = [line.split(" | ")[:2] for line in card.partition("| split | rows |")[2].splitlines()[2:5]]
+    assert counted == [["| train", "5"], ["| validation", "2"], ["| texts: test", "1"]]
+    assert 'load_dataset("tester/mapped", "texts", split="test")' in card
     assert "`image_max_pixels=100000`" in card
