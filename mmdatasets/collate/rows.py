@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
     references = stored_items(row)
     if not any(references.values()):
         return RowMedia()
-    records: Sequence[MediaRecord] = [] if row.get(MEDIA_INFO) is None else list(row[MEDIA_INFO])  # type: ignore[call-overload]
+    records = [] if row.get(MEDIA_INFO) is None else [_plain(record) for record in row[MEDIA_INFO]]  # type: ignore[attr-defined]
     named = {(record["modality"], int(record["item"])) for record in records}
     if named != {(kind, index) for kind, some in references.items() for index in range(len(some))}:
         return plan_references(references, engine)
@@ -83,6 +83,12 @@ def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
     # Rows that were mapped before there were budgets have no such key.
     bounds = [record.get("max_pixels") for record in records]
     return RowMedia(items, [plan_of(record) for record in records], counts, max_pixels=bounds)
+
+
+def _plain(record: MediaRecord) -> MediaRecord:
+    """A record with numbers as Python has them: of a dataset with a format, they are tensors or arrays."""
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in record.items()}
+    return cast("MediaRecord", plain)
 
 
 def check_no_budgets(media: Sequence[RowMedia], plugin: str) -> None:

@@ -234,9 +234,10 @@ def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReferenc
     found = {modality: as_references(row.get(column)) for modality, column in MEDIA_COLUMNS.items()}
     frames = as_references(row.get(VIDEO_FRAMES))
     for index, video in enumerate(found["video"]):
-        if index < len(frames) and frames[index]:
+        own = as_references(frames[index]) if index < len(frames) else []
+        if own:
             # A file beside frames is the sound of a video that was materialised.
-            found["video"][index] = frames[index] if video is None else {"frames": frames[index], SOUND: video}
+            found["video"][index] = own if video is None else {"frames": own, SOUND: video}
         elif video is None:
             raise MediaReferenceError(
                 f"the video is a list of frames, which the row has not: keep the column {VIDEO_FRAMES!r}",

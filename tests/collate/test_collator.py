@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from mmdatasets import auto_plugin
+from mmdatasets import MediaOptions, auto_plugin
 from mmdatasets.errors import CollateError, MediaDecodeError, MediaProcessorError
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.processors import build_processor
@@ -112,6 +112,18 @@ def test_rows_of_formatted_datasets(plugin, mapped) -> None:
     for form in ("numpy", "torch"):
         formatted = mapped.select([2, 2]).with_format(form)
         same(plugin.collator()([formatted[0], formatted[1]]), plugin.collator()([mapped[2], mapped[2]]))
+
+
+@pytest.mark.parametrize("format", ["torch", "numpy"])
+def test_formats_change_no_video_and_no_budget(image_file, format) -> None:
+    """Numbers of the plan are tensors there, and lists of frames arrays."""
+    plugin = auto_plugin(build_processor("qwen2_vl"), options=MediaOptions(image_max_pixels=2_000))
+    frames = [{"path": str(image_file(60, 60)), "bytes": None}] * 4
+    source = datasets.Dataset.from_list(
+        [{"messages": chat("<image><video>"), "images": frames[:1], "videos": [frames]}] * 2
+    )
+    mapped = source.map(plugin.transform, batched=True, features=plugin.features(source.features))
+    same(plugin.collator()(list(mapped.with_format(format))), plugin.collator()(list(mapped)))
 
 
 def test_exchanged_images_are_noticed(plugin, mapped) -> None:
