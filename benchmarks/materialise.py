@@ -98,7 +98,7 @@ def measure(
     def collate(name: str) -> None:
         batches[name] = [collator([mapped_sets[name][index]]) for index in range(len(paths))]
 
-    media = collator.media_of_rows(list(mapped_sets["plugin.materialise"]))
+    media = [collator.media_of_row(row, index) for index, row in enumerate(mapped_sets["plugin.materialise"])]
     read = [plugin.engine.media.load(row.items, row.plans) for row in media]
 
     def process() -> None:
