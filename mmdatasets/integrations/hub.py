@@ -93,17 +93,15 @@ def load_plugin(
     record = read_record(dataset)
     if processor is None:
         processor = _load_processor(record)
-    names = {item.name for item in dataclasses.fields(_options_of(record))}
+    names = {item.name for item in dataclasses.fields(MediaOptions)}
     missing = set(record.unrecorded) - set(fields)
     if missing:
         raise MMDatasetsError(
             f"the plugin had settings that no text can hold: pass {', '.join(sorted(missing))} to load_plugin"
         )
     given = {name: value for name, value in fields.items() if name not in names}
-    options = dataclasses.replace(
-        _options_of(record),
-        **{name: value for name, value in fields.items() if name in names},  # type: ignore[arg-type]
-    )
+    own = {name: value for name, value in fields.items() if name in names}
+    options = MediaOptions(**{**record.options, **own})  # type: ignore[arg-type]
     settings = {**record.plugin_fields(), "options": options, **given}
     plugin = get_mm_plugin(record.family, processor=processor, **settings)  # type: ignore[arg-type]
     if plugin.snapshot is not None:
@@ -332,10 +330,6 @@ def _count_items(lists: pa.ChunkedArray, modality: str) -> int:
     mine = records.field("modality").to_numpy(zero_copy_only=False) == modality
     items = records.field("item").to_numpy(zero_copy_only=False)
     return len(set(zip(rows[mine].tolist(), items[mine].tolist(), strict=True)))
-
-
-def _options_of(record: PluginRecord) -> MediaOptions:
-    return MediaOptions(**record.options)  # type: ignore[arg-type]
 
 
 def _load_processor(record: PluginRecord) -> ProcessorMixin | PreTrainedTokenizerBase:

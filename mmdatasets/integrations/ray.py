@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import ModuleType
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mmdatasets.errors import MissingExtraError, MMDatasetsError
 from mmdatasets.integrations.arrow import ArrowTransform
-from mmdatasets.shards.counts import ShardCounts
 from mmdatasets.shards.layout import Shard
+from mmdatasets.shards.preprocess import write_missing
 from mmdatasets.shards.report import PreprocessReport
 from mmdatasets.shards.run import BATCH_SIZE, RunSettings, open_run
 from mmdatasets.shards.sources import Source
@@ -138,21 +137,7 @@ def preprocess_on_ray(
     ray = _import_ray()
     settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference, materialise, quality)
     with open_run(source, plugin, output, settings, config=config, overwrite=overwrite) as run:
-        start = time.perf_counter()
-        missing = run.missing
-        if missing:
-            _write_shards(ray, run.writer, run.dataset, missing, num_actors)
-        shards = run.complete()
-        return PreprocessReport(
-            run.writer.output,
-            split,
-            ShardCounts.total(shards.values()),
-            len(shards),
-            len(missing),
-            sum((run.writer.output / shard.name).stat().st_size for shard in shards),
-            sum(shard.stop - shard.start for shard in missing),
-            time.perf_counter() - start,
-        )
+        return write_missing(run, lambda missing: _write_shards(ray, run.writer, run.dataset, missing, num_actors))
 
 
 def _import_ray() -> ModuleType:
@@ -175,6 +160,8 @@ def _pool(ray: ModuleType, num_actors: int | None) -> object:
 def _write_shards(
     ray: ModuleType, writer: ShardWriter, dataset: Dataset, shards: Sequence[Shard], num_actors: int | None
 ) -> None:
+    if not shards:
+        return
     pool = _pool(ray, num_actors)
     items = ray.data.from_items(
         [asdict(shard) for shard in shards], override_num_blocks=min(len(shards), _MOST_BLOCKS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mmdatasets.shards.counts import ShardCounts
+from mmdatasets.shards.layout import Shard
 from mmdatasets.shards.progress import show_progress
 from mmdatasets.shards.report import PreprocessReport
-from mmdatasets.shards.run import BATCH_SIZE, RunSettings, open_run
+from mmdatasets.shards.run import BATCH_SIZE, RunSettings, ShardRun, open_run
 from mmdatasets.shards.sources import Source
 from mmdatasets.shards.workers import write_shards
 
@@ -81,20 +83,45 @@ def preprocess(
         raise ValueError(f"num_proc must be a positive integer, got {num_proc!r}")
     settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference, materialise, quality)
     with open_run(source, plugin, output, settings, config=config, overwrite=overwrite) as run:
-        start = time.perf_counter()
-        missing = run.missing
-        rows = sum(shard.stop - shard.start for shard in missing)
-        total = run.layout.num_rows
-        with show_progress(total, total - rows, split, enabled=progress) as on_rows:
-            write_shards(run.writer, run.dataset, missing, num_proc, on_rows)
-        shards = run.complete()
-        return PreprocessReport(
-            run.writer.output,
-            split,
-            ShardCounts.total(shards.values()),
-            len(shards),
-            len(missing),
-            sum((run.writer.output / shard.name).stat().st_size for shard in shards),
-            rows,
-            time.perf_counter() - start,
-        )
+
+        def write(missing: Sequence[Shard]) -> None:
+            total = run.layout.num_rows
+            with show_progress(total, total - count_source_rows(missing), split, enabled=progress) as on_rows:
+                write_shards(run.writer, run.dataset, missing, num_proc, on_rows)
+
+        return write_missing(run, write)
+
+
+def write_missing(run: ShardRun, write: Callable[[Sequence[Shard]], object]) -> PreprocessReport:
+    """Has the shards written that a run lacks, and completes its output.
+
+    Args:
+        run: The run.
+        write: Writes shards, in whatever processes and on whatever machines.
+
+    Returns:
+        What became of the rows.
+
+    Raises:
+        MMDatasetsError: If a shard is not finished afterwards, or what `write` raises.
+    """
+    start = time.perf_counter()
+    missing = run.missing
+    write(missing)
+    shards = run.complete()
+    output = run.writer.output
+    return PreprocessReport(
+        output,
+        run.layout.split,
+        ShardCounts.total(shards.values()),
+        len(shards),
+        len(missing),
+        sum((output / shard.name).stat().st_size for shard in shards),
+        count_source_rows(missing),
+        time.perf_counter() - start,
+    )
+
+
+def count_source_rows(shards: Sequence[Shard]) -> int:
+    """How many rows of the source shards are made of."""
+    return sum(shard.stop - shard.start for shard in shards)
