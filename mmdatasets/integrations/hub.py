@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mmdatasets.collate.packed import PackedCollator
     from mmdatasets.collate.preference import PreferenceCollator
     from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.types import Modality
 
 AnyDataset: TypeAlias = "Dataset | IterableDataset | DatasetDict | IterableDatasetDict"
 
@@ -316,20 +318,17 @@ def count_rows(dataset: Dataset) -> dict[str, int]:
     for table in dataset.select_columns(columns).with_format("arrow").iter(_BATCH):
         counts["tokens"] += int(np.sum(table[LENGTH].to_numpy())) if LENGTH in columns else 0
         if MEDIA_INFO in columns:
-            for modality, column in MEDIA_COLUMNS.items():
-                counts[column] += _count_items(table[MEDIA_INFO], modality)
+            for modality, count in _count_items(table[MEDIA_INFO]).items():
+                counts[MEDIA_COLUMNS[modality]] += count
     return counts
 
 
-def _count_items(lists: pa.ChunkedArray, modality: str) -> int:
-    """How many items of a modality there are: the chunks of one that is divided count once."""
-    rows = pa.compute.list_parent_indices(lists).to_numpy()
-    records = pa.compute.list_flatten(lists).combine_chunks()
-    if isinstance(records, pa.ChunkedArray):
-        records = records.combine_chunks()
-    mine = records.field("modality").to_numpy(zero_copy_only=False) == modality
-    items = records.field("item").to_numpy(zero_copy_only=False)
-    return len(set(zip(rows[mine].tolist(), items[mine].tolist(), strict=True)))
+def _count_items(lists: pa.ChunkedArray) -> Counter[Modality]:
+    """How many items of each modality there are: the chunks of one that is divided count once."""
+    rows = pa.compute.list_parent_indices(lists).to_pylist()
+    records = pa.compute.list_flatten(lists)
+    modalities, items = (pa.compute.struct_field(records, name).to_pylist() for name in ("modality", "item"))
+    return Counter(modality for _, modality, _ in set(zip(rows, modalities, items, strict=True)))
 
 
 def _load_processor(record: PluginRecord) -> ProcessorMixin | PreTrainedTokenizerBase:
