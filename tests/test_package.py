@@ -30,12 +30,14 @@ LAYERS = {
     "planning": 2,
     "transforms": 3,
     "collate": 4,
-    "plugins": 5,
-    "shards": 6,
-    "integrations": 7,
-    "__main__": 8,
-    "cli": 8,
-    "testing": 9,
+    "preview": 5,
+    "report": 5,
+    "plugins": 6,
+    "shards": 7,
+    "integrations": 8,
+    "__main__": 9,
+    "cli": 9,
+    "testing": 10,
 }
 # The command line's demonstration runs on the processors and models of the testing package.
 ALLOWED = {("cli", "testing"), ("__main__", "cli")}
