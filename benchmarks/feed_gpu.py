@@ -1,11 +1,13 @@
 """Does the GPU wait? A training step fed by a naive collator around the processor, and by `plugin.collator()`.
 
+The latter reads rows as they were mapped, and rows whose media is materialised.
+
   photos  12-megapixel JPEGs, a model of the size of SmolVLM-256M
   videos  60 s of 1080p sampled at 2 frames a second, a model of the size of Qwen2.5-VL-3B
 
 Models have their published sizes and random weights, in bfloat16, with a frozen vision tower; their attention is SDPA
-(in Qwen2.5-VL's vision tower full attention in all layers). Both contestants read the same files, feed the same rows
-in the same order, and are checked to make the same token ids and pixels. For each number of workers:
+(in Qwen2.5-VL's vision tower full attention in all layers). All contestants have the same files, feed the same
+rows in the same order, and are checked to make the same token ids and pixels. For each number of workers:
 
   samples/s  of the steps after the warm-up
   waiting    share of these steps' time that the process waited for the next batch
@@ -340,7 +342,9 @@ def measure(name: str, case: Case, folder: Path, args: argparse.Namespace) -> li
         source = source.cast_column("images", List(Image(decode=False)))
     mapped = source.map(plugin.transform, batched=True, features=plugin.features(source.features))
     naive, ours = case.naive(processor), plugin.collator()
+    stored = mapped.map(plugin.materialise, batched=True, batch_size=1, features=mapped.features)
     compare(naive, ours, rows, mapped)
+    compare(naive, ours, rows, stored)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.device(device):
         model = case.build(processor)
@@ -352,6 +356,7 @@ def measure(name: str, case: Case, folder: Path, args: argparse.Namespace) -> li
     feeders: dict[str, tuple[Sequence[Row] | Dataset, NaiveCollator | MultimodalCollator]] = {
         "processor in the collator": (rows, naive),
         "plugin.collator": (mapped, ours),
+        "the same, materialised": (stored, ours),
     }
     outcomes = []
     for workers in args.workers:
