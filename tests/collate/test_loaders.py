@@ -15,7 +15,9 @@ def same(ours, theirs) -> None:
         assert torch.equal(ours[name], theirs[name]), name
 
 
-@pytest.mark.parametrize(("context", "persistent"), [("fork", False), ("fork", True), ("spawn", True)])
+@pytest.mark.parametrize(
+    ("context", "persistent"), [("fork", False), ("fork", True), pytest.param("spawn", True, marks=pytest.mark.slow)]
+)
 def test_workers(context, persistent, qwen_plugin, qwen_rows) -> None:
     collator = qwen_plugin.collator(dtype=torch.bfloat16)
     expected = [collator([qwen_rows[i] for i in range(start, start + 3)]) for start in (0, 3)]

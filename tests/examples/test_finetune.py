@@ -23,6 +23,7 @@ DATA = Path(mmdatasets.testing.__file__).parent / "data"
 SCRIPTS = {"finetune_qwen_vl": "qwen-vl", "finetune_trl": "trl", "finetune_audio": "audio"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "folder"), SCRIPTS.items())
 def test_it_runs_offline(name, folder, tmp_path) -> None:
     paths = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])

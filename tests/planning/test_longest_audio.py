@@ -29,7 +29,10 @@ def silence(folder, seconds: float, rate: int):
     return path
 
 
-@pytest.mark.parametrize(("name", "longest_s"), (STATED | UNSTATED).items())
+@pytest.mark.parametrize(
+    ("name", "longest_s"),
+    [*STATED.items(), *(pytest.param(*case, marks=pytest.mark.slow) for case in UNSTATED.items())],
+)
 def test_longer_audio_is_refused(name: str, longest_s: int, tmp_path) -> None:
     plugin = auto_plugin(build_processor(name))
     rate = plugin.engine.runner.sampling_rate
@@ -61,8 +64,9 @@ def test_a_cut_of_a_token_or_more_is_noticed(limit: int, samples_each: int, at_a
 
 @pytest.mark.parametrize(
     "name",
-    ["qwen3_omni_moe", "glmasr", "granite_speech", "gemma4_unified", "qwen3_asr", "vibevoice_asr", "dots3_note",
-     "moss_transcribe_diarize", "fun_asr_nano"],
+    ["qwen3_omni_moe", "glmasr", "granite_speech", "gemma4_unified",
+     *(pytest.param(name, marks=pytest.mark.slow)
+       for name in ("qwen3_asr", "vibevoice_asr", "dots3_note", "moss_transcribe_diarize", "fun_asr_nano"))],
 )  # fmt: skip
 def test_other_processors_use_all_of_it_or_refuse(name: str, tmp_path) -> None:
     plugin = auto_plugin(build_processor(name))

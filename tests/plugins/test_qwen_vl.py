@@ -87,7 +87,7 @@ def chats(draw: st.DrawFn) -> tuple[list[Message], list[tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("name", QWEN_FAMILIES)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(batch=st.lists(chats(), min_size=1, max_size=3))
 def test_batches_equal_the_processor(name: str, batch: list, image_file: ImageFactory) -> None:
     processor = PROCESSORS[name]
@@ -127,7 +127,7 @@ def test_huge_and_tiny_images_equal_the_processor(name: str, image_file: ImageFa
 
 
 @pytest.mark.parametrize("name", QWEN_FAMILIES)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(width=st.integers(1, 8000), height=st.integers(1, 8000), low=st.none() | st.integers(1, 10**6))
 @example(width=1, height=1, low=None)
 @example(width=200, height=1, low=None)
@@ -223,7 +223,7 @@ def test_labels_equal_the_published_generation_marks(
 
 
 @pytest.mark.parametrize("name", QWEN_FAMILIES)
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(chat=chats())
 def test_labels_equal_the_published_marks_on_drawn_chats(
     name: str, chat, image_file: ImageFactory, trl_template

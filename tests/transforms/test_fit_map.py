@@ -190,7 +190,7 @@ def test_another_process_finds_the_same_fingerprint(processor) -> None:
 # ---------------------------------------------------------------------------------------------- videos and audio
 
 
-@pytest.mark.parametrize("sound", [False, True])
+@pytest.mark.parametrize("sound", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_truncation_takes_every_kind_of_media_along(sound: bool, image_file: ImageFactory, tmp_path: Path) -> None:
     """A row that is cut has the media of the conversation that ends there, and makes its tensors."""
     omni = build_processor("qwen2_5_omni")
