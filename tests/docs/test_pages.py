@@ -52,8 +52,8 @@ def test_a_block_that_prints_something_else_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"
     page.write_text(
-        '```python title="said.py"\nprint("said")\n```\n\n```sh\npython said.py  # no comment\n```\n\n```text\nsaid\n```\n'
-        "\n```python\nprint(1)\n```\n\n```text\n2\n```\n",
+        '```python title="said.py"\nprint("said")\n```\n\n```sh\npython said.py  # no comment\n```\n\n'
+        "```text\nsaid\n```\n\n```python\nprint(1)\n```\n\n```text\n2\n```\n",
         "utf-8",
     )
     assert run_page(page) == ["page.md, line 13 shows\n2\n\nand prints\n1\n"]
