@@ -48,6 +48,13 @@ def test_blocks_of_pages_with_a_hub_run_and_print_what_is_shown(tmp_path):
     )
 
 
+def test_what_is_shown_is_printed_by_a_block():
+    """Beside the demo's output, which has a test of its own, and the diagram of the design."""
+    shown = {page.name: block.code for page in PAGES for block in read_blocks(page) if block.language == "text"}
+    assert sorted(shown) == ["README.md", "design.md"]
+    assert shown["README.md"].startswith("1. Map")
+
+
 def test_a_block_that_prints_something_else_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"

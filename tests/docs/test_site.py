@@ -77,7 +77,9 @@ def read(page: Path) -> str:
 
 def documented_names() -> set[str]:
     """What the reference pages ask for."""
-    return {name for page in (DOCS / "reference").glob("*.md") for name in re.findall(r"^::: (\S+)$", read(page), re.M)}
+    return {
+        name for page in (DOCS / "reference").glob("*.md") for name in re.findall(r"^::: (\S+)$", read(page), re.M)
+    }
 
 
 def test_each_public_name_is_in_the_reference():
