@@ -41,6 +41,11 @@ class Block:
     shown: str | None
     line: int
 
+    @property
+    def needs_hub(self) -> bool:
+        """Whether it runs where there is a hub alone."""
+        return "push_to_hub(" in self.code
+
 
 def read_blocks(page: Path) -> list[Block]:
     """The blocks of a page, in order.

@@ -21,13 +21,17 @@ from tests.docs.commands import run_shell
 from tests.docs.stand_ins import write_stand_ins
 
 
-def run_page(page: Path) -> list[str]:
+def run_page(page: Path, *, has_hub: bool = True) -> list[str]:
     """Runs a page in the working directory.
+
+    Args:
+        page: The page.
+        has_hub: Whether this process has a hub; blocks that need one are left out where it has none.
 
     Returns:
         Where a block printed something else than the page shows: what is shown, what was printed.
     """
-    blocks = read_blocks(page)
+    blocks = [block for block in read_blocks(page) if has_hub or not block.needs_hub]
     write_stand_ins(blocks, Path())
     differing = []
     with _page_module() as module:
