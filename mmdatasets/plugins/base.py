@@ -35,6 +35,7 @@ from mmdatasets.plugins.hooks import FamilyHooks
 from mmdatasets.plugins.materialising import Materialising
 from mmdatasets.plugins.pickling import canonical
 from mmdatasets.plugins.preferences import PreferenceStages
+from mmdatasets.plugins.previewing import Previewing
 from mmdatasets.plugins.record import Recorded
 from mmdatasets.plugins.remembering import Remembering
 from mmdatasets.plugins.stage_inputs import options_of
@@ -57,7 +58,9 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 
 @dataclass(eq=False)
-class BasePlugin(Training, Materialising, FamilyHooks, PreferenceStages, Recorded, Fitting, Remembering, Tolerating):
+class BasePlugin(
+    Training, Materialising, FamilyHooks, PreferenceStages, Previewing, Recorded, Fitting, Remembering, Tolerating
+):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
     Registered as `base`, it is the plugin of text-only models, with a tokenizer in the processor's place: it refuses

@@ -339,7 +339,5 @@ def _whole_length(length: int, share: float, original: int) -> int:
 
 
 def _clipped(tile: Tile) -> Tile:
-    left, top, right, bottom = (
-        min(1.0, max(0.0, edge)) for edge in (tile.left, tile.top, tile.right, tile.bottom)
-    )
+    left, top, right, bottom = (min(1.0, max(0.0, edge)) for edge in (tile.left, tile.top, tile.right, tile.bottom))
     return Tile(left, top, right, bottom, tile.width, tile.height)

@@ -97,8 +97,4 @@ def visible(text: str) -> str:
 
 
 def _is_plain(character: str) -> bool:
-    return (
-        character in _SHOWN_AS_THEY_ARE
-        or character in _JOINERS
-        or unicodedata.category(character) not in _HIDDEN
-    )
+    return character in _SHOWN_AS_THEY_ARE or character in _JOINERS or unicodedata.category(character) not in _HIDDEN
