@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     _heading(console, "1. Map: conversations to token ids")
     mapped = _map(plugin, dataset, console)
     _heading(console, "2. One row")
-    _show_row(mapped, processor, console)
+    _show_row(plugin, mapped, console)
     _heading(console, "3. One batch")
     _show_batch(plugin, mapped, console)
     _heading(console, "4. Train")
@@ -169,32 +169,27 @@ def _map(plugin: BasePlugin, dataset: Dataset, console: Console) -> Dataset:
     return mapped
 
 
-def _show_row(mapped: Dataset, processor: ProcessorMixin, console: Console) -> None:
-    from mmdatasets.cli.render import render_row
+def _show_row(plugin: BasePlugin, mapped: Dataset, console: Console) -> None:
+    from mmdatasets.preview.build import gather
+    from mmdatasets.preview.text import legend, sequence_text
 
     # The first row with an image, where there is one: it shows most.
     number = next((i for i, items in enumerate(mapped["media_info"]) if items), 0)
-    console.print(
-        Text("Row ")
-        .append(f"{number}. Text in ")
-        .append("[[ ]]", style="bold green")
-        .append(" is trained; the rest has the label -100. ")
-        .append("TOKEN x N", style="cyan")
-        .append(" stands for N equal tokens.")
-    )
+    console.print(Text(f"Row {number}. ").append(legend()))
     console.print()
-    console.print(render_row(mapped[number], processor.tokenizer))
+    console.print(sequence_text(gather(plugin, mapped[number], decode=False).rows[0].sequences[0]))
 
 
 def _show_batch(plugin: BasePlugin, mapped: Dataset, console: Console) -> None:
-    from mmdatasets.cli.render import batch_table
     from mmdatasets.cli.tiny_training import BATCH_SIZE
+    from mmdatasets.preview.build import list_tensors
+    from mmdatasets.preview.text import tensor_table
 
     rows = [mapped[i] for i in range(min(BATCH_SIZE, len(mapped)))]
     batch = plugin.collator()(rows)
     console.print(f"plugin.collator() on the first {len(rows)} rows; only now are images decoded:")
     console.print()
-    console.print(batch_table(batch))
+    console.print(tensor_table(list_tensors(batch)))
 
 
 def _train(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdatasets._version import __version__
-from mmdatasets.cli import cache, demo, preprocess
+from mmdatasets.cli import cache, demo, preprocess, preview
 from mmdatasets.errors import MMDatasetsError
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 on wrong usage
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     demo.add_parser(commands)
     preprocess.add_parser(commands)
+    preview.add_parser(commands)
     cache.add_parser(commands)
     return parser
 

@@ -15,7 +15,7 @@ from mmdatasets.options import ErrorPolicy, LongAudio, MediaOptions, Overflow, V
 if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
 
-_TRAIN_ON = ("assistant", "last", "completion", "all")
+TRAIN_ON = ("assistant", "last", "completion", "all")
 _DESCRIPTION = """\
 Maps conversations with images, videos and audio to token ids, labels and media sizes, with your model's own processor,
 and writes them as Parquet files for datasets.load_dataset(DIR) and plugin.collator(). Media files are opened for their
@@ -59,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     _add_run_options(parser.add_argument_group("the run"))
     _add_text_options(parser.add_argument_group("conversations"))
-    _add_media_options(parser.add_argument_group("media (what is left out, the model's processor decides)"))
+    add_media_options(parser.add_argument_group("media (what is left out, the model's processor decides)"))
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
@@ -108,7 +108,7 @@ def _add_text_options(group: argparse._ArgumentGroup) -> None:
         "--preference", action="store_true", help="rows have answers to compare: chosen and rejected, or label"
     )
     group.add_argument(
-        "--train-on", choices=_TRAIN_ON, default="assistant", help="what is trained (default: %(default)s)"
+        "--train-on", choices=TRAIN_ON, default="assistant", help="what is trained (default: %(default)s)"
     )
     group.add_argument("--max-length", metavar="N", type=positive, help="most tokens of a row, media included")
     group.add_argument(
@@ -132,7 +132,8 @@ def _add_text_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_media_options(group: argparse._ArgumentGroup) -> None:
+def add_media_options(group: argparse._ArgumentGroup) -> None:
+    """Adds the options that say how media is read and sized; `media_options` reads them."""
     group.add_argument(
         "--media-root",
         metavar="DIR",
@@ -178,7 +179,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.quality is not None and not (args.materialise and args.quality <= 100):
         args.usage_error("--quality is of --materialise, and at most 100")
     try:
-        options = _media_options(args)
+        options = media_options(args)
     except ValueError as error:
         args.usage_error(str(error))
     from mmdatasets import preprocess
@@ -205,7 +206,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.print(str(report), markup=False, highlight=False)
 
 
-def _media_options(args: argparse.Namespace) -> MediaOptions:
+def media_options(args: argparse.Namespace) -> MediaOptions:
+    """How media is read and sized, by the arguments.
+
+    Raises:
+        ValueError: If they contradict each other.
+    """
     return MediaOptions(
         image_max_pixels=args.image_max_pixels,
         image_min_pixels=args.image_min_pixels,

@@ -70,9 +70,9 @@ def select_rows(mapped: Dataset, vocabulary_size: int, say: Callable[[str], None
     Returns:
         The rows, and how many of them make a batch: 0 where there are none.
     """
-    from mmdatasets.cli.render import IGNORED
+    from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
-    labelled = [i for i, labels in enumerate(mapped["labels"]) if any(label != IGNORED for label in labels)]
+    labelled = [i for i, labels in enumerate(mapped["labels"]) if any(label != IGNORE_INDEX for label in labels)]
     if not labelled:
         say("Not trained: no token has a label. Only what an assistant says is trained; no row has such a turn.")
         return mapped, 0

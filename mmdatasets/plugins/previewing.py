@@ -15,11 +15,11 @@ class Previewing:
     """The part of a plugin that shows what the model sees."""
 
     def preview(self, given: Given, *, names: Sequence[str] | None = None) -> Preview:
-        """Shows a row, several rows or a batch: `plugin.preview(mapped[3])`, `plugin.preview(plugin.collator()(rows))`.
+        """Shows a row, several rows or a batch: `plugin.preview(mapped[3])`, `plugin.preview(batch)`.
 
         A notebook shows the conversation, thumbnails with the grid or the tiles that the model sees, frames with their
-        times, waveforms, and the tokens: who speaks, what is media, what is trained. A terminal shows it as text. Media
-        that cannot be read is no error: the preview says why, in its place.
+        times, waveforms, and the tokens: who speaks, what is media, what is trained. A terminal shows it as text.
+        Media that cannot be read is no error: the preview says why, in its place.
 
         Args:
             given: A row of the dataset, mapped or not, of chats or of preferences, packed or not; a list of rows;

@@ -22,13 +22,15 @@ from mmdatasets.features import (
     REJECTED_LABELS,
     SEQUENCE_LENGTHS,
 )
-from mmdatasets.preview.facts import Facts, Media, Row, Sequence_, Tensor
+from mmdatasets.preview.facts import Facts, Media, Row, Tensor, TokenSequence
 from mmdatasets.preview.media import MediaViewer, count_items
 from mmdatasets.preview.rows import Columns, Given, kind_of, mapped_row, split_columns
 from mmdatasets.preview.sequence import MediaSpan, SequenceReader, shorten
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from mmdatasets.features import FitRecord, MediaRecord
     from mmdatasets.plugins.base import BasePlugin
 
@@ -38,13 +40,14 @@ _ANSWERS = ((CHOSEN_IDS, CHOSEN_LABELS, "chosen"), (REJECTED_IDS, REJECTED_LABEL
 _MASK, _COMPLETION = "attention_mask", "completion_mask"
 
 
-def gather(plugin: BasePlugin, given: Given, names: Sequence[str] | None = None) -> Facts:
+def gather(plugin: BasePlugin, given: Given, names: Sequence[str] | None = None, *, decode: bool = True) -> Facts:
     """What is to be said of a row, several rows, or a batch.
 
     Args:
         plugin: The plugin that made them, or that is to map them.
         given: What is previewed.
         names: What the rows are called; their positions when `None`.
+        decode: Whether media is decoded, to be shown. Without, it is only described.
 
     Raises:
         MMDatasetsError: If it is nothing of the kind, or a row cannot be mapped.
@@ -53,22 +56,23 @@ def gather(plugin: BasePlugin, given: Given, names: Sequence[str] | None = None)
     reader = SequenceReader(plugin.engine)
     if kind == "batch":
         return _batch_facts(plugin, reader, cast("Mapping[str, object]", given))
+    rows: list[Mapping[str, object] | pa.Table]
     if kind == "row":
-        rows: list[Mapping[str, object]] = [cast("Mapping[str, object]", given)]
+        rows = [cast("Mapping[str, object]", given)]
     elif kind == "columns":
-        rows = list(split_columns(cast("Mapping[str, object]", given)))
+        rows = split_columns(cast("Mapping[str, object] | pa.Table", given))
     else:
         rows = list(cast("Sequence[Mapping[str, object]]", given))
     called = names or ([f"row {place}" for place in range(len(rows))] if kind != "row" else ["row"])
     mapped = [_mapped(plugin, row, name) for row, name in zip(rows[:ROWS], called, strict=False)]
-    viewer = MediaViewer(plugin, plugin.engine, count_items(mapped))
+    viewer = MediaViewer(plugin, count_items(mapped), decode=decode)
     made = [_row(reader, viewer, row, name) for row, name in zip(mapped, called, strict=False)]
     title = called[0].capitalize() if len(rows) == 1 else f"{len(rows):,} rows"
     has_labels = any(sequence.num_trained is not None for row in made for sequence in row.sequences)
     return _facts(plugin, title, _shortened(made), has_labels=has_labels, omitted_rows=len(rows) - len(made))
 
 
-def _mapped(plugin: BasePlugin, row: Mapping[str, object], name: str) -> Columns:
+def _mapped(plugin: BasePlugin, row: Mapping[str, object] | pa.Table, name: str) -> Columns:
     try:
         return mapped_row(plugin, row)
     except MMDatasetsError as error:
@@ -98,7 +102,7 @@ def _row(reader: SequenceReader, viewer: MediaViewer, row: Columns, name: str) -
 
 def _sequences(
     reader: SequenceReader, row: Columns, name: str, spans: Sequence[MediaSpan], media: Sequence[Media]
-) -> Iterator[Sequence_]:
+) -> Iterator[TokenSequence]:
     if CHOSEN_IDS in row:
         chosen = _numbers(row, CHOSEN_IDS)
         for ids_column, labels_column, side in _ANSWERS:
@@ -171,7 +175,7 @@ def _batch_facts(plugin: BasePlugin, reader: SequenceReader, batch: Mapping[str,
         plugin,
         f"Batch of {num_rows:,} row{'' if num_rows == 1 else 's'}",
         _shortened(rows),
-        tensors=tuple(chain.from_iterable(_tensors(str(name), value) for name, value in batch.items())),
+        tensors=list_tensors(batch),
         padding=padded / total if total else 0.0,
         has_labels=any(row.sequences[0].num_trained is not None for row in rows),
         omitted_rows=num_rows - len(rows),
@@ -204,6 +208,11 @@ def _trained_in(batch: Mapping[str, object], prefix: str, ids: torch.Tensor) -> 
     return None
 
 
+def list_tensors(batch: Mapping[str, object]) -> tuple[Tensor, ...]:
+    """The tensors of a batch, in its order."""
+    return tuple(chain.from_iterable(_tensors(str(name), value) for name, value in batch.items()))
+
+
 def _tensors(name: str, value: object) -> Iterator[Tensor]:
     """A batch's entry as lines of a table; nested lists are one line, by their first tensor."""
     leaves = list(_leaves(value))
@@ -219,7 +228,7 @@ def _tensors(name: str, value: object) -> Iterator[Tensor]:
 
 
 def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return str(tensor.dtype)
 
 
 def _leaves(value: object) -> Iterator[torch.Tensor]:

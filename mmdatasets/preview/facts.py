@@ -90,7 +90,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:
+class TokenSequence:
     """A sequence of tokens.
 
     Attributes:
@@ -315,7 +315,7 @@ class Row:
     """
 
     name: str
-    sequences: tuple[Sequence_, ...]
+    sequences: tuple[TokenSequence, ...]
     media: tuple[Media, ...] = ()
     remarks: tuple[tuple[str, str], ...] = ()
 
@@ -376,19 +376,34 @@ def _row_to_json(row: Row) -> dict[str, object]:
     }
 
 
-def _sequence_to_json(sequence: Sequence_) -> dict[str, object]:
+def _sequence_to_json(sequence: TokenSequence) -> dict[str, object]:
     turns = [
         {
             "role": turn.role,
             "start": turn.start,
             "end": turn.end,
-            "trained": [[run.start, run.end] for run in turn.runs if run.is_trained],
+            "trained": _stretches(turn.runs),
             "text": text_of(turn.runs),
         }
         for turn in sequence.turns
     ]
     names = ("name", "num_tokens", "num_trained", "num_media", "num_padding")
     return {**{name: getattr(sequence, name) for name in names}, "turns": turns}
+
+
+def _stretches(runs: Sequence[Run]) -> list[list[int]]:
+    """Where what is trained starts and ends."""
+    found: list[list[int]] = []
+    for run in runs:
+        if run.is_trained and found and found[-1][1] == run.start:
+            found[-1][1] = run.end
+        elif run.is_trained:
+            found.append([run.start, run.end])
+    return found
+
+
+def _split(pieces: Sequence[Piece], first: int) -> tuple[Sequence[Piece], Sequence[Piece]]:
+    return pieces[:first], pieces[first:]
 
 
 def text_of(runs: Sequence[Run]) -> str:
@@ -400,5 +415,8 @@ def text_of(runs: Sequence[Run]) -> str:
         if run.kind == "media":
             parts.append(f"<{run.label}>")
         elif run.kind == "text":
-            parts.append("".join(piece.text for piece in run.pieces if not piece.is_control))
+            first = run.omitted_after if run.omitted else len(run.pieces)
+            gap = [f" ... {run.omitted:,} more tokens ... "] if run.omitted else []
+            shown = [[piece.text for piece in some if not piece.is_control] for some in _split(run.pieces, first)]
+            parts += [*shown[0], *gap, *shown[1]]
     return "".join(parts).strip()

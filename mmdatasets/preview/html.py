@@ -9,7 +9,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mmdatasets.preview.facts import Facts, Layout, Piece, Row, Run, Sequence_, Tile, Turn
+from mmdatasets.preview.facts import Facts, Layout, Piece, Row, Run, Tile, TokenSequence, Turn
 from mmdatasets.preview.pieces import visible
 from mmdatasets.preview.words import frames_in_words, share, size_in_words, tokens_in_words
 
@@ -165,7 +165,7 @@ def _token(piece: Piece) -> Markup:
 # ---------------------------------------------------------------------------------------------------------- drawings
 
 
-def bar(sequence: Sequence_) -> list[dict[str, object]]:
+def bar(sequence: TokenSequence) -> list[dict[str, object]]:
     """A sequence as stretches of a bar: where each starts, and how long it is, in thousandths, and what it is."""
     total = max(1, sequence.num_tokens + sequence.num_padding)
     stretches: list[dict[str, object]] = []

@@ -188,7 +188,7 @@ def _extent(places: torch.Tensor, shape: MediaShape) -> Iterator[list[tuple[int,
             yield [max((first, second), (second, first), key=lambda size: -abs(_form(size, shape)))]
 
 
-def _form(size: tuple[int, int], shape: ImageInfo) -> float:
+def _form(size: tuple[int, ...], shape: ImageInfo) -> float:
     return math.log(size[1] / size[0] * shape.height / shape.width)
 
 
@@ -269,8 +269,9 @@ def _picture(
     """A picture `(3, height, width)` of colours that broadcast, stored as decoders give pixels."""
     if size is not None:
         return torch.full((size.height, size.width, 3), round(blue), dtype=torch.uint8).permute(2, 0, 1)
-    channels = torch.broadcast_tensors(torch.as_tensor(red), torch.as_tensor(green), torch.tensor(blue))
-    return torch.stack(channels, dim=-1).round().to(torch.uint8).permute(2, 0, 1)
+    first, second = torch.as_tensor(red), torch.as_tensor(green)
+    zero = torch.zeros_like(first + second)
+    return torch.stack([first + zero, second + zero, blue + zero], dim=-1).round().to(torch.uint8).permute(2, 0, 1)
 
 
 def _pictures_in(outputs: Outputs, shape: ImageInfo) -> list[torch.Tensor]:
@@ -309,8 +310,7 @@ def _tile(picture: torch.Tensor) -> Tile | None:
         return None
     height, width = picture.shape[1:]
     (x, dx), (y, dy) = horizontal, vertical
-    edges = [x / 255, y / 255, (x + dx * width) / 255, (y + dy * height) / 255]
-    return Tile(*edges, width, height)
+    return Tile(x / 255, y / 255, (x + dx * width) / 255, (y + dy * height) / 255, width, height)
 
 
 def _line(values: torch.Tensor, places: torch.Tensor) -> tuple[float, float] | None:
@@ -330,7 +330,7 @@ def _line(values: torch.Tensor, places: torch.Tensor) -> tuple[float, float] | N
 
 
 def _whole_length(length: int, share: float, original: int) -> int:
-    """Pixels of the whole, of which a share is so long: whole tiles or the original's length, where it is about that."""
+    """Pixels of the whole, of which a share is so long: whole tiles or the original's length, where about that."""
     count = round(1 / share)
     for candidate in (count * length, original):
         if abs(candidate * share / length - 1) < _NEAR:

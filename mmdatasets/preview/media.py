@@ -40,7 +40,6 @@ _MOST_FRAMES = 32  # of all videos
 _MOST_IMAGES = 40
 _WAVE = 400
 _LONGEST_SOURCE = 80
-_SOURCE_TAIL = 60
 
 
 class MediaViewer:
@@ -48,12 +47,12 @@ class MediaViewer:
 
     Args:
         plugin: The family's rules.
-        engine: Its processor at work.
         num_items: How many items of each modality the preview has, which share its size.
+        decode: Whether media is decoded. Without, it is only described.
     """
 
-    def __init__(self, plugin: BasePlugin, engine: Engine, num_items: Mapping[Modality, int]) -> None:
-        self._plugin, self._engine = plugin, engine
+    def __init__(self, plugin: BasePlugin, num_items: Mapping[Modality, int], *, decode: bool = True) -> None:
+        self._plugin, self._engine, self._decode = plugin, plugin.engine, decode
         videos, images, heard = num_items.get("video", 0), num_items.get("image", 0), num_items.get("audio", 0)
         self._frames = max(1, min(FRAMES, _MOST_FRAMES // max(1, videos)))
         pictures = min(images, _MOST_IMAGES) + min(videos * self._frames, _MOST_FRAMES)
@@ -92,7 +91,7 @@ class MediaViewer:
             engine = self._engine.at_budget(_budget(record))
             if plan.modality != "audio":
                 view = replace(view, layout=self._layout(engine, engine.media.shape(plan)))
-            return self._shown(view, engine, item, plan)
+            return self._shown(view, engine, item, plan) if self._decode else view
         except MMDatasetsError as error:
             return replace(view, error=error.message)
         # Whatever a decoder raises is said in the place of what it did not decode.
@@ -183,7 +182,11 @@ def _budget(record: MediaRecord) -> PixelBudget | None:
 
 def _source(item: MediaItem) -> str:
     text = describe_video(item.reference) if item.modality == "video" else describe_source(item.reference)
-    return text if len(text) <= _LONGEST_SOURCE else f"...{text[-_SOURCE_TAIL:]}"
+    folder, _, name = text.rpartition("/")
+    if folder.startswith(("/", ".")) or "://" in folder:
+        # The end of a path tells one file from another; its beginning is the same for all.
+        text = f".../{folder.rpartition('/')[2]}/{name}" if "/" in folder.strip("/") else text
+    return text if len(text) <= _LONGEST_SOURCE else f"...{text[-_LONGEST_SOURCE:]}"
 
 
 def _image(engine: Engine, item: MediaItem, plan: MediaPlan) -> torch.Tensor:

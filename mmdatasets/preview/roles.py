@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +135,13 @@ def _footer(separators: Mapping[tuple[str, str], set[str]], role: str) -> str:
     following = [texts for (one, _), texts in separators.items() if one == role]
     if len(following) < 2:
         return ""
-    return os.path.commonprefix([text for texts in following for text in texts])
+    return _common_beginning([text for texts in following for text in texts])
+
+
+def _common_beginning(texts: Sequence[str]) -> str:
+    shortest, longest = min(texts), max(texts)  # in alphabetical order: what these share, all between them do
+    length = next((place for place, one in enumerate(shortest) if longest[place] != one), len(shortest))
+    return shortest[:length]
 
 
 def _usable(separators: _Separators) -> tuple[dict[str, set[str]], dict[str, dict[str, set[str]]]]:

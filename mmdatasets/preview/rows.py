@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from mmdatasets.errors import ConversationError, MMDatasetsError
@@ -14,8 +15,8 @@ from mmdatasets.features import CHOSEN_IDS, INPUT_IDS, LENGTH, MEDIA_INFO, REJEC
 if TYPE_CHECKING:
     from mmdatasets.plugins.base import BasePlugin
 
-Given: TypeAlias = "Mapping[str, object] | Sequence[Mapping[str, object]]"
-"""A row, a list of rows, columns of several rows (`dataset[:4]`), or a batch as a collator makes it."""
+Given: TypeAlias = "Mapping[str, object] | Sequence[Mapping[str, object]] | pa.Table"
+"""A row, a list of rows, columns of rows (`dataset[:4]`, an Arrow table), or a batch as a collator makes it."""
 
 Columns: TypeAlias = dict[str, object]
 
@@ -33,6 +34,8 @@ def kind_of(given: object) -> Literal["row", "rows", "columns", "batch"]:
     Raises:
         MMDatasetsError: If it is none of them.
     """
+    if isinstance(given, pa.Table):
+        return "columns"
     if isinstance(given, Mapping):
         if not given:
             raise MMDatasetsError(f"nothing to preview, it has no columns: {_EXPECTED}")
@@ -74,12 +77,14 @@ def _is_nested(ids: object) -> bool:
     return isinstance(ids, Sequence) and bool(ids) and not isinstance(ids[0], int | np.integer | float)
 
 
-def split_columns(columns: Mapping[str, object]) -> list[Columns]:
+def split_columns(columns: Mapping[str, object] | pa.Table) -> list[Mapping[str, object] | pa.Table]:
     """The rows that columns hold.
 
     Raises:
         MMDatasetsError: If the columns have different lengths.
     """
+    if isinstance(columns, pa.Table):
+        return [columns.slice(place, 1) for place in range(len(columns))]
     lengths = {name: len(values) for name, values in columns.items()}  # type: ignore[arg-type]
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name}: {length}" for name, length in lengths.items())
@@ -88,20 +93,23 @@ def split_columns(columns: Mapping[str, object]) -> list[Columns]:
     return [{name: values[place] for name, values in columns.items()} for place in range(count)]  # type: ignore[index]
 
 
-def mapped_row(plugin: BasePlugin, row: Mapping[str, object]) -> Columns:
+def mapped_row(plugin: BasePlugin, row: Mapping[str, object] | pa.Table) -> Columns:
     """The row as the plugin's transform makes it, with plain lists of numbers.
 
     Raises:
         MMDatasetsError: If the transform refuses it.
     """
-    if not {INPUT_IDS, CHOSEN_IDS} & set(row):
-        row = _transformed(plugin, row)
+    names = set(row.column_names if isinstance(row, pa.Table) else row)
+    if not {INPUT_IDS, CHOSEN_IDS} & names:
+        row = _transformed(plugin, row, names)
+    elif isinstance(row, pa.Table):
+        row = row.to_pylist()[0]
     return {name: _plain(value) for name, value in row.items()}
 
 
-def _transformed(plugin: BasePlugin, row: Mapping[str, object]) -> Columns:
-    batch = {name: [value] for name, value in row.items()}
-    has_answers = any(names <= set(row) for names in _ANSWERS)
+def _transformed(plugin: BasePlugin, row: Mapping[str, object] | pa.Table, names: set[str]) -> Columns:
+    batch = row if isinstance(row, pa.Table) else {name: [value] for name, value in row.items()}
+    has_answers = any(columns <= names for columns in _ANSWERS)
     made = plugin.preference_transform(batch) if has_answers else plugin.transform(batch)
     if not isinstance(made, Mapping):
         made = made.to_pydict()
@@ -110,8 +118,7 @@ def _transformed(plugin: BasePlugin, row: Mapping[str, object]) -> Columns:
             "the plugin's transform leaves this row out: preview it with a plugin whose on_error and on_overflow are "
             '"raise" and "error", which say why'
         )
-    further = {name: value for name, value in row.items() if name not in made}
-    return {**further, **{name: column[0] for name, column in made.items()}}
+    return {name: column[0] for name, column in made.items()}
 
 
 def _plain(value: object) -> object:

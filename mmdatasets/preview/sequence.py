@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdatasets.errors import MMDatasetsError
-from mmdatasets.preview.facts import Kind, Media, Piece, Run, Sequence_, Turn
+from mmdatasets.preview.facts import Kind, Media, Piece, Run, TokenSequence, Turn
 from mmdatasets.preview.pieces import TokenText
 from mmdatasets.preview.roles import TurnMarks, TurnSpan
 
@@ -66,7 +66,7 @@ class SequenceReader:
         spans: Sequence[MediaSpan] = (),
         media: Sequence[Media] = (),
         padding: Sequence[bool] | None = None,
-    ) -> Sequence_:
+    ) -> TokenSequence:
         """Reads a sequence.
 
         Args:
@@ -84,7 +84,7 @@ class SequenceReader:
         blocks = list(self._blocks(tokens, is_media & ~padded, padded, spans, media))
         turns = self._turns(blocks, labelled)
         cut = max(0, len(turns) - TURNS)
-        return Sequence_(
+        return TokenSequence(
             name,
             tuple(turns),
             int((~padded).sum()),
@@ -205,14 +205,14 @@ def _parts(block: Run, cuts: Iterable[int], trained: np.ndarray) -> Iterator[Run
 # ---------------------------------------------------------------------------------------------------------- cutting
 
 
-def shorten(sequences: Sequence[Sequence_], most: int = TEXT_TOKENS) -> list[Sequence_]:
+def shorten(sequences: Sequence[TokenSequence], most: int = TEXT_TOKENS) -> list[TokenSequence]:
     """The sequences with no more than about so many pieces of text in all: of long runs the middle is left out."""
     runs = [run for one in sequences for turn in one.shown_turns if isinstance(turn, Turn) for run in turn.runs]
     limit = _limit([len(run.pieces) for run in runs], most)
     return [_with_runs(one, limit) for one in sequences]
 
 
-def _with_runs(sequence: Sequence_, limit: int) -> Sequence_:
+def _with_runs(sequence: TokenSequence, limit: int) -> TokenSequence:
     turns = tuple(replace(turn, runs=tuple(_shortened(run, limit) for run in turn.runs)) for turn in sequence.turns)
     return replace(sequence, turns=turns)
 

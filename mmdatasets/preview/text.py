@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmdatasets.preview.facts import Facts, Media, Row, Run, Sequence_, Tensor
+from mmdatasets.preview.facts import Facts, Media, Row, Run, Tensor, TokenSequence
 from mmdatasets.preview.pieces import visible
 from mmdatasets.preview.words import frames_in_words, size_in_words, tokens_in_words
 
@@ -72,7 +72,7 @@ def media_line(item: Media) -> Text:
     return text
 
 
-def sequence_text(sequence: Sequence_) -> Text:
+def sequence_text(sequence: TokenSequence) -> Text:
     """A sequence as its text, media collapsed.
 
     Returns:

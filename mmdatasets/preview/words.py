@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmdatasets.preview.facts import Media, Sequence_
+from mmdatasets.preview.facts import Media, TokenSequence
 
 
 def share(part: int, whole: int) -> str:
@@ -15,7 +15,7 @@ def share(part: int, whole: int) -> str:
     return "<1%" if percent < 1 else ">99%" if percent > 99 else f"{percent:.0f}%"
 
 
-def tokens_in_words(sequence: Sequence_) -> str:
+def tokens_in_words(sequence: TokenSequence) -> str:
     """How many tokens a sequence has, and of which kinds."""
     total = sequence.num_tokens
     parts = [f"{total:,} token{'' if total == 1 else 's'}"]
