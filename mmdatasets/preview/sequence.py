@@ -150,10 +150,10 @@ class SequenceReader:
                 while owner < len(spans) - 1 and at >= spans[owner].end:
                     owner += 1
                 span = spans[owner]
-                is_content = span.role is not None and span.content_start <= at < span.content_end
-                turns[owner].append(replace(part, is_content=is_content and part.kind != "padding"))
+                says = span.role is not None and at < span.content_end and at + length > span.content_start
+                turns[owner].append(replace(part, is_content=says and part.kind != "padding"))
                 at += length
-        return [Turn(span.role, tuple(runs)) for span, runs in zip(spans, turns, strict=True) if runs]
+        return [turn for span, runs in zip(spans, turns, strict=True) for turn in _without_padding(span.role, runs)]
 
     def _find_turns(self, blocks: Sequence[Run]) -> list[TurnSpan]:
         if self._marks is None:
@@ -167,6 +167,12 @@ class SequenceReader:
         return "".join(seal(piece.text) if piece.is_control else piece.text for piece in block.pieces)
 
 
+def _without_padding(role: str | None, runs: Sequence[Run]) -> Iterator[Turn]:
+    """The runs of a turn, padding apart: nobody says that."""
+    for is_padding, some in groupby(runs, key=lambda run: run.kind == "padding"):
+        yield Turn(None if is_padding else role, tuple(some))
+
+
 _NO_TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 
@@ -177,9 +183,9 @@ def _with_lengths(block: Run, trained: np.ndarray, spans: Sequence[TurnSpan], at
         return
     lengths = [1 if piece.is_control else len(piece.text) for piece in block.pieces]
     ends = np.cumsum([at, *lengths]).tolist()
-    edges = {edge for span in spans for edge in (span.start, span.content_start, span.content_end, span.end)}
-    # A token across an edge belongs to what it begins in.
-    cuts = np.searchsorted(ends, sorted(edges)).tolist()
+    # A token across an edge belongs to what it begins in; to what is said, if any of it does.
+    cuts = np.searchsorted(ends, [edge for span in spans for edge in (span.start, span.content_end)]).tolist()
+    cuts += np.searchsorted(ends[1:], [span.content_start for span in spans], side="right").tolist()
     for part in _parts(block, cuts, trained):
         yield part, sum(1 if piece.is_control else len(piece.text) for piece in part.pieces)
 
