@@ -16,7 +16,8 @@ _LONGEST = 640
 """Pixels of the longer side of a picture on the page; the model may see more."""
 _SHORTEST = 48
 _QUALITIES = (78, 60, 45)
-_SMALLER = 0.8
+_SMALLER = 0.9
+_HOPELESS = 2  # times too long, where a lower quality alone does not help
 
 
 def to_data_uri(pixels: torch.Tensor, width: int | None, height: int | None, max_chars: int) -> str:
@@ -36,16 +37,17 @@ def to_data_uri(pixels: torch.Tensor, width: int | None, height: int | None, max
         small = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=2.0)  # type: ignore[arg-type]
         for quality in _QUALITIES:
             uri = _encode(small, quality)
-            if len(uri) <= max_chars:
-                return uri
-        if max(size) <= _SHORTEST:
+            if len(uri) <= max_chars or len(uri) > _HOPELESS * max_chars:
+                break
+        if len(uri) <= max_chars or max(size) <= _SHORTEST:
             return uri
-        scale *= _SMALLER
+        # About as many characters for each pixel of the smaller picture, a few more for its finer detail.
+        scale *= _SMALLER * min(1.0, (max_chars / len(uri)) ** 0.5)
 
 
 def _encode(image: PIL.Image.Image, quality: int) -> str:
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=quality, method=4)
+    image.save(file, "WEBP", quality=quality, method=3)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -77,7 +77,7 @@ class TurnMarks:
         Args:
             text: The text, its control tokens sealed.
         """
-        first = _earliest(text, 0, self._starts)
+        first = self._first(text)
         if first is None:
             return []
         at, length, role = first
@@ -95,6 +95,17 @@ class TurnMarks:
             split = at + self._footer_length(role, following, text[at : at + length])
             spans.append(TurnSpan(role, start, content, at, split))
             start, content, role = split, at + length, following
+
+    def _first(self, text: str) -> tuple[int, int, str] | None:
+        """Where the first turn starts, how long what the template writes before it is, and whose it is."""
+        told = {role: set(filter(None, texts)) for role, texts in self._starts.items()}
+        found = _earliest(text, 0, told)
+        lead = len(text) - len(text.lstrip("".join(self._sealed.values()) + " "))
+        bare = next((role for role, texts in self._starts.items() if "" in texts), None)
+        # Some templates write nothing before a system prompt: it is there where no other turn begins the text.
+        if bare is None or (found is not None and found[0] <= lead):
+            return found
+        return lead, 0, bare
 
     def _footer_length(self, role: str, following: str, separator: str) -> int:
         footer = self._footers[role]
@@ -153,7 +164,7 @@ def _usable(separators: _Separators) -> tuple[dict[str, set[str]], dict[str, dic
     if starts.get("system") == starts.get("user"):
         starts.pop("system", None)
     # A template with a system prompt of its own writes that before the first question.
-    prompts = tuple(starts.get("system", ()))
+    prompts = tuple(filter(None, starts.get("system", ())))
     starts["user"] = {text for text in starts.get("user", ()) if not (prompts and text.startswith(prompts))}
     following: dict[str, dict[str, set[str]]] = {}
     for (role, then), texts in separators.items():

@@ -123,10 +123,10 @@ def _transformed(plugin: BasePlugin, row: Mapping[str, object] | pa.Table, names
 
 def _plain(value: object) -> object:
     """Numbers as Python has them: rows of a dataset with a format have tensors or arrays. Media stays as it is."""
-    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim < 2:
-        return value.tolist()
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor | np.ndarray) and value.ndim < 2):
+        value = value.tolist()
     if isinstance(value, Mapping) and not {"bytes", "path", "array", "frames"} & set(value):
         return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+    if isinstance(value, list) and value and not isinstance(value[0], int | float | str):
         return [_plain(item) for item in value]
     return value
