@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdatasets.errors import MMDatasetsError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
     from mmdatasets.plugins.base import BasePlugin
+    from mmdatasets.shards.sources import OpenedSource
 
 DATASET_HELP = (
     "a data file (.json, .jsonl, .ndjson, .parquet, .csv, .arrow), a folder of files of one such format or of "
@@ -36,11 +38,16 @@ class OpenedDataset:
     is_mapped: bool
 
 
-def add_dataset_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the dataset, and what there is to say of it."""
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the dataset, and which part of it is meant."""
     parser.add_argument("dataset", metavar="DATASET", help=DATASET_HELP)
     parser.add_argument("--split", default="train", help="which split of it (default: %(default)s)")
     parser.add_argument("--config", metavar="NAME", help="which configuration of a dataset on the Hub")
+
+
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the dataset, and what there is to say of it."""
+    add_source_options(parser)
     parser.add_argument(
         "--processor",
         metavar="NAME_OR_DIR",
@@ -51,6 +58,27 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="allow the processor's own code from the Hub or folder to run"
     )
+
+
+def open_rows(args: argparse.Namespace) -> OpenedSource:
+    """Opens the rows that the arguments name, mapped or not; nothing is said of a plugin.
+
+    Args:
+        args: With what `add_source_options` adds.
+
+    Raises:
+        MMDatasetsError: If there is no such dataset or split, or it cannot be read.
+    """
+    from mmdatasets.shards.sources import open_source_dataset
+
+    return open_source_dataset(_shards_of(args.dataset), args.split, args.config)
+
+
+def _shards_of(name: str) -> str:
+    """What `preprocess` wrote is in a folder of its own, beside a file that says what made it."""
+    folder = Path(name).expanduser()
+    shards = folder / "data"
+    return str(shards) if shards.is_dir() and any(folder.glob("preprocess-*.json")) else name
 
 
 def open_dataset(args: argparse.Namespace, options: MediaOptions, **fields: object) -> OpenedDataset:
@@ -69,9 +97,8 @@ def open_dataset(args: argparse.Namespace, options: MediaOptions, **fields: obje
     from mmdatasets.cli.processors import load_processor
     from mmdatasets.features import CHOSEN_IDS, INPUT_IDS, MADE_BY
     from mmdatasets.integrations.hub import load_plugin
-    from mmdatasets.shards.sources import open_source_dataset
 
-    opened = open_source_dataset(args.dataset, args.split, args.config)
+    opened = open_rows(args)
     names = opened.dataset.column_names
     is_mapped = INPUT_IDS in names or CHOSEN_IDS in names
     processor = None

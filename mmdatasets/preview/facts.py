@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, TypeAlias
 
@@ -345,78 +345,7 @@ class Facts:
     omitted_rows: int = 0
 
     def to_json(self) -> dict[str, object]:
-        """The facts as JSON has them, without pictures, waveforms and the tokens' own text."""
-        return {
-            "title": self.title,
-            "family": self.family,
-            "processor": self.processor,
-            "rows": [_row_to_json(row) for row in self.rows],
-            "omitted_rows": self.omitted_rows,
-            "tensors": [asdict(tensor) for tensor in self.tensors],
-            "padding": self.padding,
-        }
+        """The facts as JSON has them, without pictures and waveforms."""
+        from mmdatasets.preview.as_json import facts_to_json
 
-
-_DRAWN = frozenset({"picture", "frames", "wave"})
-
-
-def _row_to_json(row: Row) -> dict[str, object]:
-    media = [
-        {
-            **{name: value for name, value in asdict(item).items() if name not in _DRAWN},
-            "shown_frames": [{"index": one.index, "timestamp_s": one.timestamp_s} for one in item.frames],
-        }
-        for item in row.media
-    ]
-    return {
-        "name": row.name,
-        "remarks": dict(row.remarks),
-        "sequences": [_sequence_to_json(sequence) for sequence in row.sequences],
-        "media": media,
-    }
-
-
-def _sequence_to_json(sequence: TokenSequence) -> dict[str, object]:
-    turns = [
-        {
-            "role": turn.role,
-            "start": turn.start,
-            "end": turn.end,
-            "trained": _stretches(turn.runs),
-            "text": text_of(turn.runs),
-        }
-        for turn in sequence.turns
-    ]
-    names = ("name", "num_tokens", "num_trained", "num_media", "num_padding")
-    return {**{name: getattr(sequence, name) for name in names}, "turns": turns}
-
-
-def _stretches(runs: Sequence[Run]) -> list[list[int]]:
-    """Where what is trained starts and ends."""
-    found: list[list[int]] = []
-    for run in runs:
-        if run.is_trained and found and found[-1][1] == run.start:
-            found[-1][1] = run.end
-        elif run.is_trained:
-            found.append([run.start, run.end])
-    return found
-
-
-def _split(pieces: Sequence[Piece], first: int) -> tuple[Sequence[Piece], Sequence[Piece]]:
-    return pieces[:first], pieces[first:]
-
-
-def text_of(runs: Sequence[Run]) -> str:
-    """What is said in some runs, media as `<image: ...>`, without control tokens and what a template writes."""
-    parts = []
-    for run in runs:
-        if not run.is_content:
-            continue
-        if run.kind == "media":
-            parts.append(f"<{run.label}>")
-        elif run.kind == "text":
-            first = run.omitted_after if run.omitted else len(run.pieces)
-            gap = [f" ... {run.omitted:,} more tokens ... "] if run.omitted else []
-            shown = [[piece.text for piece in some if not piece.is_control] for some in _split(run.pieces, first)]
-            parts += [*shown[0], *gap, *shown[1]]
-    return "".join(parts).strip()
+        return facts_to_json(self)

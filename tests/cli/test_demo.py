@@ -185,7 +185,7 @@ def test_images_inside_of_typed_parts_are_relative_to_the_file(tmp_path, capsys,
     shutil.copy(DATA / "cat.jpg", tmp_path / "data" / "photos" / "c.jpg")
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--data", "data/chat.jsonl", "--steps", "1"]) == 0
-    assert "(image 1: 451x300 pixels)" in capsys.readouterr().out
+    assert "<image: 77 tokens, 7x11 grid>" in capsys.readouterr().out
     mapped = load_from_disk(str(tmp_path / "demo-output"))
     assert mapped[0]["images"][0]["bytes"] == (DATA / "cat.jpg").read_bytes()
 
@@ -245,7 +245,7 @@ def test_other_layouts_and_media_are_shown_as_they_are(tmp_path, capsys, monkeyp
     assert main(["demo", "--data", "llava.json", "--steps", "1"]) == 0
     text = capsys.readouterr().out
     assert "Read 2 media headers, decoded no media" in text
-    assert "(image 1: 451x300 pixels)" in text
+    assert "<image: 77 tokens, 7x11 grid>" in text
     assert "pixel_values_videos" in text
     assert "1 steps of 2 rows" in text
 

@@ -22,6 +22,7 @@ def test_module_runs_as_a_program():
     ("command", "options"),
     [
         ("demo", ["--processor", "--data", "--output", "--steps", "--max-pixels"]),
+        ("preview", ["DATASET", "--row", "--rows", "--out", "--processor", "--json"]),
         ("preprocess", ["SOURCE", "--output", "--processor", "--num-proc", "--max-length", "--overwrite", "--json"]),
     ],
 )
