@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -78,12 +78,14 @@ class Said:
         media: Which of the row's media it is.
         is_trained: Whether it is trained.
         omitted: How many characters of its end are not shown.
+        is_repeated: Whether an earlier sequence of the row shows the same media, as the answers of a preference do.
     """
 
     text: str
     media: int | None
     is_trained: bool
     omitted: int = 0
+    is_repeated: bool = False
 
 
 def _conversations(rows: Sequence[Row]) -> Iterator[list[list[list[Said]]]]:
@@ -92,7 +94,8 @@ def _conversations(rows: Sequence[Row]) -> Iterator[list[list[list[Said]]]]:
     lengths = sorted(len(one.text) for row in made for sequence in row for turn in sequence for one in turn)
     limit = _fair_share(lengths, _SAID_CHARS)
     for row in made:
-        yield [[[_cut(one, limit) for one in turn] for turn in sequence] for sequence in row]
+        seen: set[int] = set()
+        yield [[[_shown(one, limit, seen) for one in turn] for turn in sequence] for sequence in row]
 
 
 def _said(turn: Turn) -> Iterator[Said]:
@@ -121,10 +124,15 @@ def _joined(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces if not piece.is_control)
 
 
-def _cut(said: Said, limit: int) -> Said:
+def _shown(said: Said, limit: int, seen: set[int]) -> Said:
+    """A part as it is shown: text cut to a length, media once."""
+    if said.media is not None:
+        is_repeated = said.media in seen
+        seen.add(said.media)
+        return replace(said, is_repeated=is_repeated)
     if len(said.text) <= limit:
         return said
-    return Said(said.text[:limit], said.media, said.is_trained, len(said.text) - limit)
+    return replace(said, text=said.text[:limit], omitted=len(said.text) - limit)
 
 
 def _fair_share(lengths: Sequence[int], most: int) -> int:

@@ -146,7 +146,8 @@ def _footer(separators: Mapping[tuple[str, str], set[str]], role: str) -> str:
     following = [texts for (one, _), texts in separators.items() if one == role]
     if len(following) < 2:
         return ""
-    return _common_beginning([text for texts in following for text in texts])
+    # A space by itself begins the next word: tokens have both.
+    return _common_beginning([text for texts in following for text in texts]).rstrip(" ")
 
 
 def _common_beginning(texts: Sequence[str]) -> str:

@@ -101,6 +101,7 @@ def test_preferences(plugin, photo):
     assert chosen.num_media == rejected.num_media == made.media[0].num_tokens
     for sequence in (chosen, rejected):
         assert [run.media for run in sequence.runs if run.kind == "media"] == [0]
+    assert previewed.html.count("<img") == 1
     columns = plugin.preference_transform({name: [value] for name, value in {**row, "images": [photo]}.items()})
     mapped = {name: column[0] for name, column in columns.items()}
     assert plugin.preview(mapped).facts == previewed.facts

@@ -73,6 +73,9 @@ def test_turns_are_those_of_the_conversation(family):
     expected = [(message["role"], message["content"]) for message in CHAT]
     assert [turn for turn in said(sequence) if turn[0] != "system"] == expected
     assert all(turn.is_trained == (turn.role == "assistant") for turn in sequence.turns if turn.role)
+    # What begins a turn is the turn's own, also where that is no control token.
+    starts = ["".join(p.text for run in turn.runs for p in run.pieces) for turn in sequence.turns if turn.role]
+    assert family != "llava" or [text.split(":")[0].strip() for text in starts] == ["USER", "ASSISTANT"] * 2
     # Every token is in exactly one run, in order.
     edges = [(run.start, run.end) for run in sequence.runs]
     assert [start for start, _ in edges] == [0, *(end for _, end in edges[:-1])]
