@@ -37,6 +37,7 @@ def mapped(chats, tmp_path):
     return tmp_path / "mapped", load_from_disk(str(tmp_path / "mapped")), plugin
 
 
+@pytest.mark.slow
 def test_the_installed_command(mapped, processor, tmp_path):
     folder, made, plugin = mapped
     page = tmp_path / "pages" / "row.html"
