@@ -38,6 +38,7 @@ from mmdatasets.plugins.preferences import PreferenceStages
 from mmdatasets.plugins.previewing import Previewing
 from mmdatasets.plugins.record import Recorded
 from mmdatasets.plugins.remembering import Remembering
+from mmdatasets.plugins.reporting import Reporting
 from mmdatasets.plugins.stage_inputs import options_of
 from mmdatasets.plugins.tolerating import Tolerating
 from mmdatasets.plugins.training import Training
@@ -59,7 +60,16 @@ _IMPORTED_IN_PROCESS = os.getpid()
 
 @dataclass(eq=False)
 class BasePlugin(
-    Training, Materialising, FamilyHooks, PreferenceStages, Previewing, Recorded, Fitting, Remembering, Tolerating
+    Training,
+    Materialising,
+    Reporting,
+    FamilyHooks,
+    PreferenceStages,
+    Previewing,
+    Recorded,
+    Fitting,
+    Remembering,
+    Tolerating,
 ):
     """What `mmdatasets` knows of a model family. Nobody changes a plugin, or its processor, after its construction.
 
