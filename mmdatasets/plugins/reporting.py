@@ -41,9 +41,9 @@ class Reporting:
     ) -> Report:
         """Says what a dataset holds: lengths, padding, packing, media, what is largest, and what failed.
 
-        Of a mapped dataset, the columns of numbers are read, and files are asked for their size. One that is not mapped
-        is mapped first, to a temporary place, without `max_length` and leaving out the rows that cannot be used, which
-        the report lists by reason. Media is decoded of the `time_media` largest items alone.
+        Of a mapped dataset, the columns of numbers are read, and files are asked for their size. One that is not
+        mapped is mapped first, to a temporary place, without `max_length` and leaving out the rows that cannot be
+        used, which the report lists by reason. Only the `time_media` largest items are decoded.
 
         Memory is some 24 bytes for each row and 100 for each media item.
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from datasets import Features
 
+    from mmdatasets.types import Modality
+
     IntArray: TypeAlias = npt.NDArray[np.int64]
     FloatArray: TypeAlias = npt.NDArray[np.float64]
     BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -127,9 +129,10 @@ class MediaTable:
     def __len__(self) -> int:
         return len(self.row)
 
-    def of(self, modality: str) -> BoolArray:
+    def of(self, modality: Modality) -> BoolArray:
         """Mask of the items of a modality."""
-        return self.modality == MODALITIES.index(modality)  # type: ignore[arg-type]
+        mask: BoolArray = self.modality == MODALITIES.index(modality)
+        return mask
 
     @property
     def work(self) -> IntArray:
@@ -265,7 +268,7 @@ class _Parts:
             _joined(self.lengths),
             np.concatenate(self.sides) if self.sides else np.zeros((0, len(self.side_columns)), np.int64),
             self.trained,
-            MediaTable(**media) if media else _media_of_nothing(),  # type: ignore[arg-type]
+            MediaTable(**media) if media else _media_of_nothing(),
             _joined(self.sequences) if kind == "packed" else None,
             FitColumn(_joined(self.original), self.outcomes) if self.original else None,
         )

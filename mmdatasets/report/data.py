@@ -64,7 +64,25 @@ class Outcome(TypedDict):
     examples: list[LoggedExample]
 
 
-class ReportData(TypedDict):
+class MadeBy(TypedDict):
+    """The part of a report about the plugin that made the rows; see `ReportData`."""
+
+    family: str | None
+    processor: str | None
+    settings: dict[str, object]
+
+
+class Simulated(TypedDict):
+    """The part of a report about what batches and lengths would come to; see `ReportData`."""
+
+    padding: list[PaddingWaste]
+    packing: list[PackingFill]
+    packing_rows: int
+    overflow: list[OverflowCounts]
+    suggestion: Suggestion | None
+
+
+class ReportData(MadeBy, Simulated):
     """A report, as JSON has it.
 
     Attributes:
@@ -99,9 +117,6 @@ class ReportData(TypedDict):
     mmdatasets: str
     title: str
     kind: RowKind
-    family: str | None
-    processor: str | None
-    settings: dict[str, object]
     rows: int
     tokens: int
     media_tokens: int
@@ -110,11 +125,6 @@ class ReportData(TypedDict):
     length_histogram: LengthHistogram | None
     original_lengths: Quantiles | None
     sequences: Quantiles | None
-    padding: list[PaddingWaste]
-    packing: list[PackingFill]
-    packing_rows: int
-    overflow: list[OverflowCounts]
-    suggestion: Suggestion | None
     media: dict[Modality, MediaFacts]
     files: dict[str, FileFacts]
     largest_files: list[LargeFile]
@@ -165,7 +175,7 @@ def gather(
     return {
         "mmdatasets": __version__,
         "title": settings.title,
-        **_made(made),  # type: ignore[typeddict-item]
+        **_made(made),
         "kind": columns.kind,
         "rows": len(columns.lengths),
         "tokens": int(columns.lengths.sum()),
@@ -175,7 +185,7 @@ def gather(
         "length_histogram": length_histogram(columns),
         "original_lengths": None if columns.fit is None else quantiles(original),
         "sequences": None if columns.sequences is None else quantiles(columns.sequences),
-        **_simulated(columns, original, settings.max_lengths),  # type: ignore[typeddict-item]
+        **_simulated(columns, original, settings.max_lengths),
         "media": media_facts(columns.media, rate),
         "files": files,
         "largest_files": largest,
@@ -203,13 +213,18 @@ def sampling_rate_of(made: Mapping[str, object]) -> int | None:
     return rate if isinstance(rate, int) else None
 
 
-def _made(made: Mapping[str, object]) -> dict[str, object]:
-    settings = {}
+def _made(made: Mapping[str, object]) -> MadeBy:
+    settings: dict[str, object] = {}
     for name in ("options", "settings"):
         given = made.get(name)
         settings.update(given if isinstance(given, Mapping) else {})
     processor = made.get("processor_name") or made.get("processor_class")
-    return {"family": made.get("family"), "processor": processor, "settings": settings}
+    family = made.get("family")
+    return {
+        "family": None if family is None else str(family),
+        "processor": None if processor is None else str(processor),
+        "settings": settings,
+    }
 
 
 def _original_lengths(columns: MappedColumns, log: pa.Table | None) -> IntArray:
@@ -221,12 +236,12 @@ def _original_lengths(columns: MappedColumns, log: pa.Table | None) -> IntArray:
     return np.concatenate([lengths, dropped["length"].to_numpy().astype(np.int64)])
 
 
-def _simulated(columns: MappedColumns, original: IntArray, max_lengths: Sequence[int] | None) -> dict[str, object]:
+def _simulated(columns: MappedColumns, original: IntArray, max_lengths: Sequence[int] | None) -> Simulated:
     """What padding, packing and each length would come to."""
     if columns.kind == "packed":
         return {"padding": [], "packing": [], "packing_rows": 0, "overflow": [], "suggestion": None}
     limits = sorted(set(max_lengths)) if max_lengths is not None else choose_max_lengths(original)
-    # Media and spans are known of the rows as they are now: of rows that were fitted, they are not those of `original`.
+    # Media spans are known of the rows as they are now: of rows that were fitted, they are not those of `original`.
     unchanged = len(original) == len(columns.lengths) and bool((original == columns.lengths).all())
     packs = columns.kind == "chats"
     packing = packing_fill(columns.lengths, limits) if packs else []

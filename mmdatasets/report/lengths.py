@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmdatasets.report.columns import FloatArray, IntArray, MappedColumns
 
 MULTIPLE = 64
-"""A suggested `max_length` is a multiple of this: kernels of matrix products and attention work on tiles of 64 or 128."""
+"""A suggested `max_length` is a multiple of this: kernels of matrix products and attention work on tiles of 64."""
 
 KEPT_SHARE = 0.99
 """The share of rows that a suggested `max_length` leaves whole."""
@@ -291,8 +291,8 @@ def suggest_max_length(lengths: IntArray) -> Suggestion | None:
     else:
         chosen = usual
         reason = (
-            f"{KEPT_SHARE:.0%} of the rows have at most {needed:,} tokens, rounded up to a multiple of {MULTIPLE}; the "
-            f"longest row would take {most:,}"
+            f"{KEPT_SHARE:.0%} of the rows have at most {needed:,} tokens, rounded up to a multiple of {MULTIPLE}; "
+            f"the longest row would take {most:,}"
         )
     above = int((lengths > chosen).sum())
     return {

@@ -31,7 +31,7 @@ def number(value: float) -> str:
 def size(num_bytes: float) -> str:
     """A number of bytes: `1.2 MB`."""
     value, unit = float(num_bytes), _UNITS[0]
-    for unit in _UNITS:  # noqa: B007 - it is used after the loop
+    for unit in _UNITS:
         if value < _THOUSAND:
             break
         if unit != _UNITS[-1]:
