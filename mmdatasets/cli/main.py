@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdatasets._version import __version__
-from mmdatasets.cli import cache, demo, preprocess, preview
+from mmdatasets.cli import cache, check, demo, families, pack, preprocess, preview, probe, push, report
 from mmdatasets.errors import MMDatasetsError
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 on wrong usage
@@ -25,10 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mmdatasets {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    demo.add_parser(commands)
-    preprocess.add_parser(commands)
-    preview.add_parser(commands)
-    cache.add_parser(commands)
+    for command in (demo, families, probe, preview, report, preprocess, pack, check, push, cache):
+        command.add_parser(commands)
     return parser
 
 
@@ -39,14 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process when `None`.
 
     Returns:
-        The exit status: 0 success, 1 an error that the message explains, 130 interrupted.
+        The exit status: 0 success, 1 an error that the message explains, or problems that were found, 130 interrupted.
 
     Raises:
         SystemExit: With 2 on wrong usage, with 0 after `--help` and `--version`.
     """
     args = build_parser().parse_args(argv)
     try:
-        args.run(args, Console(soft_wrap=True))
+        status: int | None = args.run(args, Console(soft_wrap=True))
     except MMDatasetsError as error:
         # Paths and chat text may contain what rich would read as markup.
         Console(stderr=True, soft_wrap=True).print(
@@ -56,4 +54,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
-    return EXIT_OK
+    return status or EXIT_OK

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmdatasets.errors import UnknownPluginError
 from mmdatasets.plugins.base import BasePlugin
 from mmdatasets.plugins.ernie_vl import ErnieVLPlugin
+from mmdatasets.plugins.families import FAMILIES
 from mmdatasets.plugins.framewise import FramewisePlugin, InternVLPlugin, VideoLlavaPlugin
 from mmdatasets.plugins.generic import GenericPlugin, StandardPlugin
 from mmdatasets.plugins.glm4v import GLM4VPlugin
@@ -40,40 +41,32 @@ class Family:
     aliases: tuple[str, ...] = ()
 
 
+_PLUGINS: dict[str, type[BasePlugin]] = {
+    "base": BasePlugin,
+    "generic": GenericPlugin,
+    "ernie_vl": ErnieVLPlugin,
+    "gemma4": FramewisePlugin,
+    "glm4v": GLM4VPlugin,
+    "internvl": InternVLPlugin,
+    "kimi_vl": KimiVLPlugin,
+    "llava_next_video": VideoLlavaPlugin,
+    "minicpmv": MiniCPMVPlugin,
+    "minicpmv4_6": MiniCPMV46Plugin,
+    "mllama": MllamaPlugin,
+    "moss_vl": MossVLPlugin,
+    "paligemma": PaliGemmaPlugin,
+    "qwen2_audio": Qwen2AudioPlugin,
+    "qwen2_omni": QwenOmniPlugin,
+    "qwen2_vl": Qwen2VLPlugin,
+    "qwen3_vl": Qwen3VLPlugin,
+    "video_llava": VideoLlavaPlugin,
+    "youtu_vl": YoutuVLPlugin,
+}
+"""The classes of the families that need one of their own; `StandardPlugin` does for the others."""
+
 # The one registry: what `register_mm_plugin` adds to.
 _FAMILIES: dict[str, Family] = {
-    "base": Family(BasePlugin),
-    "generic": Family(GenericPlugin),
-    "ernie_vl": Family(ErnieVLPlugin, ("Ernie4_5_VLMoeProcessor",)),
-    "gemma3": Family(StandardPlugin, ("Gemma3Processor",)),
-    "gemma3n": Family(StandardPlugin, ("Gemma3nProcessor",)),
-    "gemma4": Family(FramewisePlugin, ("Gemma4Processor",)),
-    "glm4v": Family(GLM4VPlugin, ("Glm4vProcessor", "Glm46VProcessor")),
-    "internvl": Family(InternVLPlugin, ("InternVLProcessor",), ("intern_vl",)),
-    "kimi_vl": Family(KimiVLPlugin, ("KimiVLProcessor", "Kimi_K25Processor")),
-    "lfm2_vl": Family(StandardPlugin, ("Lfm2VlProcessor",)),
-    "llama4": Family(StandardPlugin, ("Llama4Processor",)),
-    "llava": Family(StandardPlugin, ("LlavaProcessor",)),
-    "llava_next": Family(StandardPlugin, ("LlavaNextProcessor",)),
-    "llava_next_video": Family(VideoLlavaPlugin, ("LlavaNextVideoProcessor",)),
-    "minicpmv": Family(MiniCPMVPlugin, ("MiniCPMVProcessor", "MiniCPMOProcessor"), ("minicpm_v",)),
-    "minicpmv4_6": Family(
-        MiniCPMV46Plugin,
-        ("MiniCPMV4_6Processor", "MiniCPMV4_7Processor", "MiniCPMOcrProcessor"),
-        ("minicpm_v_4_6",),
-    ),
-    "mllama": Family(MllamaPlugin, ("MllamaProcessor",)),
-    "moss_vl": Family(MossVLPlugin, ("MossVLProcessor",)),
-    "paligemma": Family(PaliGemmaPlugin, ("PaliGemmaProcessor",)),
-    "pixtral": Family(StandardPlugin, ("PixtralProcessor",), ("mistral3",)),
-    "qwen2_audio": Family(Qwen2AudioPlugin, ("Qwen2AudioProcessor",)),
-    "qwen2_omni": Family(
-        QwenOmniPlugin, ("Qwen2_5OmniProcessor", "Qwen3OmniMoeProcessor"), ("qwen2_5_omni", "qwen3_omni")
-    ),
-    "qwen2_vl": Family(Qwen2VLPlugin, ("Qwen2VLProcessor", "Qwen2_5_VLProcessor"), ("qwen2_5_vl",)),
-    "qwen3_vl": Family(Qwen3VLPlugin, ("Qwen3VLProcessor",)),
-    "video_llava": Family(VideoLlavaPlugin, ("VideoLlavaProcessor",)),
-    "youtu_vl": Family(YoutuVLPlugin, ("YoutuVLProcessor",)),
+    facts.name: Family(_PLUGINS.get(facts.name, StandardPlugin), facts.processors, facts.aliases) for facts in FAMILIES
 }
 
 
