@@ -31,6 +31,7 @@ from mmdatasets.features import (
 from mmdatasets.report.columns import combined
 from mmdatasets.report.media_tokens import MediaTokenGuess
 from mmdatasets.report.problems import Problem, ProblemKind
+from mmdatasets.report.references import media_columns_of
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 from mmdatasets.types import MODALITIES
 
@@ -57,12 +58,11 @@ def check_types(features: Features, kind: RowKind) -> Iterator[Problem]:
             yield Problem("type", "the column is missing", column=name)
         elif features[name] != feature:
             yield Problem("type", f"its type is {features[name]}, expected {feature}", column=name)
-    for name, feature in media_columns(MODALITIES).items():
-        if name in features and features[name] != feature:
-            yield Problem("type", f"its type is {features[name]}, expected {feature}", column=name)
-    if (VIDEOS in features) != (VIDEO_FRAMES in features):
-        lacking = VIDEO_FRAMES if VIDEOS in features else VIDEOS
-        yield Problem("type", "the column is missing", column=lacking)
+    media = media_columns_of(features)
+    if VIDEOS in media and VIDEO_FRAMES not in media:
+        kind_of_frames = features.get(VIDEO_FRAMES)
+        found = "the column is missing" if kind_of_frames is None else f"its type is {kind_of_frames}"
+        yield Problem("type", f"{found}, expected {media_columns(['video'])[VIDEO_FRAMES]}", column=VIDEO_FRAMES)
 
 
 def check_made_by(features: Features) -> Iterator[Problem]:
@@ -85,7 +85,8 @@ class RowChecker:
         self._kind = kind
         self._sides = _SIDES.get(kind, _ONE_SIDE)
         own = [name for side in self._sides for name in side]
-        media = [name for name in (*MEDIA_COLUMNS.values(), VIDEO_FRAMES) if name in dataset.column_names]
+        self._features = dataset.features
+        media = media_columns_of(dataset.features)
         more = [SEQUENCE_LENGTHS] if kind == "packed" else []
         self.columns = [*own, LENGTH, MEDIA_INFO, *media, *more]
         self._tokens = MediaTokenGuess(media_token_ids)
@@ -144,6 +145,10 @@ class RowChecker:
             np.maximum.at(highest, pairs[0], pairs[1])
             lowest = np.zeros(num_rows, np.int64)
             np.minimum.at(lowest, pairs[0], pairs[1])
+            if column not in table.column_names and column in self._features and described.any():
+                what = f"its type is {self._features[column]}, expected {media_columns([modality])[column]}"
+                yield Problem("type", what, column=column)
+                continue
             wrong = (described != given) | (highest != given - 1) | (lowest < 0)
             for row in np.flatnonzero(wrong).tolist():
                 message = f"{given[row]} reference(s), but {MEDIA_INFO} describes {described[row]} {modality} item(s)"

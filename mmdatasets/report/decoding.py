@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from mmdatasets.errors import MediaDecodeError, MediaError
-from mmdatasets.features import MEDIA_COLUMNS, MEDIA_INFO, VIDEO_FRAMES, plan_of
+from mmdatasets.features import MEDIA_COLUMNS, MEDIA_INFO, plan_of
 from mmdatasets.media.audio import decode_audio, probe_audio
 from mmdatasets.media.audio_plan import fit_num_samples
 from mmdatasets.media.clip import is_frame_list, split_clip
@@ -17,6 +17,7 @@ from mmdatasets.media.image import decode_image
 from mmdatasets.media.picture_store import read_pictures
 from mmdatasets.media.video import decode_frames, describe_video
 from mmdatasets.planning.sound import SOUND
+from mmdatasets.report.references import media_columns_of
 from mmdatasets.transforms.batches import stored_items
 from mmdatasets.types import MODALITIES, MediaPlan
 
@@ -120,8 +121,7 @@ class RowMediaReader:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        names = [name for name in (*MEDIA_COLUMNS.values(), VIDEO_FRAMES, MEDIA_INFO) if name in dataset.column_names]
-        self._rows = dataset.select_columns(names).with_format(None)
+        self._rows = dataset.select_columns([*media_columns_of(dataset.features), MEDIA_INFO]).with_format(None)
 
     def items(self, row: int) -> tuple[dict[Modality, list[MediaReference]], list[MediaRecord]]:
         """A row's references by modality, and what `media_info` says of them.
@@ -167,7 +167,7 @@ def time_largest(
         sampling_rate: See `decode_item`.
 
     Returns:
-        The slowest first; those that cannot be decoded before these. Each is decoded twice, and the second time counts.
+        The slowest first, those that cannot be decoded before these. Each is decoded twice; the second time counts.
     """
     timed: list[TimedItem] = []
     for found, reference, plans in _distinct(dataset, media, media.work, count):

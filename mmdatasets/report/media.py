@@ -54,7 +54,7 @@ def media_facts(media: MediaTable, sampling_rate: int | None) -> dict[Modality, 
             "histograms": {
                 name: bars
                 for name, one in values.items()
-                if name not in _NO_HISTOGRAM and (bars := histogram(one)) is not None
+                if name not in _NO_HISTOGRAM and _varies(one) and (bars := histogram(one)) is not None
             },
         }
         found[modality] = facts
@@ -62,6 +62,11 @@ def media_facts(media: MediaTable, sampling_rate: int | None) -> dict[Modality, 
 
 
 _NO_HISTOGRAM = {"width (pixels)", "height (pixels)", "sound (seconds)", "sound (samples)"}
+
+
+def _varies(values: FloatArray) -> bool:
+    """Whether a histogram tells more than the table does."""
+    return len(values) > 0 and bool(values.min() < values.max())
 
 
 def _values(

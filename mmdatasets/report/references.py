@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Audio, Image, LargeList, List, Video
 
 from mmdatasets.errors import MediaError
-from mmdatasets.features import MEDIA_COLUMNS, VIDEO_FRAMES
+from mmdatasets.features import AUDIOS, IMAGES, VIDEO_FRAMES, VIDEOS
 from mmdatasets.media.source import local_path
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
     from mmdatasets.options import MediaOptions
     from mmdatasets.report.columns import IntArray
@@ -50,12 +51,30 @@ class References:
         return len(self.row)
 
 
+def media_columns_of(features: Features) -> list[str]:
+    """The columns of a mapped dataset that hold media references.
+
+    A column of the same name that holds something else is one of the source's: it passed through, as the model does
+    not take what it is for.
+    """
+    kinds: dict[str, type] = {IMAGES: Image, VIDEOS: Video, AUDIOS: Audio}
+    found = [name for name, kind in kinds.items() if _is_list_of(features.get(name), kind)]
+    frames = features.get(VIDEO_FRAMES)
+    if VIDEOS in found and isinstance(frames, List | LargeList) and _is_list_of(frames.feature, Image):
+        found.append(VIDEO_FRAMES)
+    return found
+
+
+def _is_list_of(feature: object, kind: type) -> bool:
+    return isinstance(feature, List | LargeList) and isinstance(feature.feature, kind)
+
+
 def read_references(dataset: Dataset) -> Iterator[References]:
     """Yields the references of a mapped dataset, batch by batch, each batch column by column.
 
     Bytes that rows hold are not copied, but where the dataset was shuffled or selected from.
     """
-    names = [name for name in (*MEDIA_COLUMNS.values(), VIDEO_FRAMES) if name in dataset.column_names]
+    names = media_columns_of(dataset.features)
     if not names:
         return
     first = 0
