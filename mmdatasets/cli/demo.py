@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +77,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="images are sized to at most this many pixels (width x height), which keeps the training short; 0 leaves "
         "their size to the processor, as for a real run (default: %(default)s)",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, in place of what is shown")
     parser.set_defaults(run=run)
 
 
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from mmdatasets.cli.tiny_training import check_can_train
 
     output: Path = args.output
+    out, console = console, Console(quiet=True) if args.json else console
     check_output(output)
     check_can_train()
     data: Path = args.data or Path(str(resources.files("mmdatasets.testing"))) / "data" / "chat.jsonl"
@@ -105,7 +109,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     _heading(console, "3. One batch")
     _show_batch(plugin, mapped, console)
     _heading(console, "4. Train")
-    if not _train(plugin, processor, mapped, args.steps, console, own_processor=args.processor is not None):
+    losses = _train(plugin, processor, mapped, args.steps, console, own_processor=args.processor is not None)
+    if not losses:
         console.print("Train your model with")
         console.print(
             "  Trainer(model, TrainingArguments(..., remove_unused_columns=False),\n"
@@ -116,6 +121,23 @@ def run(args: argparse.Namespace, console: Console) -> None:
     save_dataset(mapped, output)
     console.print(f"The mapped dataset, images included, is in {output}. Load it with", markup=False)
     console.print(f"  datasets.load_from_disk({str(output)!r})", markup=False)
+    if args.json:
+        out.file.write(json.dumps(_facts(plugin, mapped, losses, output)) + "\n")
+
+
+def _facts(plugin: BasePlugin, mapped: Dataset, losses: Sequence[float], output: Path) -> dict[str, object]:
+    """What the demo did, as JSON has it."""
+    items = [item for items in mapped["media_info"] for item in items]
+    return {
+        "family": plugin.family,
+        "processor": type(plugin.processor).__name__,
+        "rows": len(mapped),
+        "tokens": sum(mapped["length"]),
+        "media_items": len(items),
+        "media_tokens": sum(item["num_tokens"] for item in items),
+        "losses": list(losses),
+        "output": str(output),
+    }
 
 
 def _heading(console: Console, text: str) -> None:
@@ -200,23 +222,23 @@ def _train(
     console: Console,
     *,
     own_processor: bool,
-) -> bool:
+) -> list[float]:
     """Trains a tiny model that fits the processor.
 
     Returns:
-        Whether there was one; if not, the console says why.
+        The loss of every step; of none where no model fits, and the console says why.
     """
     from mmdatasets.cli.tiny_training import find_models, select_rows
 
     rows, batch_size = select_rows(mapped, len(processor.tokenizer), console.print)
     if batch_size == 0:
-        return False
+        return []
     names = find_models(processor, plugin.family)
     if not names:
         console.print(f"Not trained: the package has no tiny model for {type(processor).__name__}.")
     for name in names:
         try:
-            _train_model(name, plugin, processor, rows, steps, batch_size, console)
+            return _train_model(name, plugin, processor, rows, steps, batch_size, console)
         except MMDatasetsError:
             raise
         # A model that was made for other settings of the processor fails in whatever layer notices first.
@@ -227,9 +249,7 @@ def _train(
             console.print(
                 f"Not trained: the tiny model {name!r} does not fit this processor ({reason}).", markup=False
             )
-        else:
-            return True
-    return False
+    return []
 
 
 def _train_model(
@@ -240,7 +260,7 @@ def _train_model(
     steps: int,
     batch_size: int,
     console: Console,
-) -> None:
+) -> list[float]:
     import torch
 
     from mmdatasets.cli.tiny_training import train
@@ -263,3 +283,4 @@ def _train_model(
     losses = train(model, rows, collator, steps, batch_size, on_step)
     verb = "fell" if losses[-1] < losses[0] else "did not fall: it went"
     console.print(f"loss {verb} from {losses[0]:.3f} to {losses[-1]:.3f} in {time.perf_counter() - start:.0f} s")
+    return losses

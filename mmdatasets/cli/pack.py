@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _STRATEGIES = ("best_fit", "first_fit", "sequential")
+_ROWS_PER_SHARD, _ROWS_AT_ONCE = 5000, 100
 _DESCRIPTION = """\
 Packs a mapped dataset: rows are put together to rows of up to --max-length tokens, which plugin.packed_collator makes
 batches of, so that no sequence sees another. No processor is needed. A row that is longer is an error: map with
@@ -48,7 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR",
         type=Path,
         required=True,
-        help="folder for the result, in the form of save_to_disk; it must not be there yet, or be empty",
+        help="folder for the result, Parquet files for datasets.load_dataset(DIR); it must not be there yet, or be "
+        "empty",
     )
     parser.add_argument(
         "--strategy",
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     packed = packer.pack(rows, num_proc=args.num_proc)
     tokens = int(sum(packed.with_format("numpy")["length"]))
     fill = tokens / (args.max_length * len(packed)) if len(packed) else 1.0
-    _save(packed, output)
+    _save(packed, output, args.split)
     if args.json:
         said = {"rows": len(rows), "packed_rows": len(packed), "tokens": tokens, "max_length": args.max_length}
         console.file.write(json.dumps({**said, "fill": round(fill, 6), "output": str(output)}) + "\n")
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     lines = [
         f"rows     {len(rows):,}, packed into {len(packed):,}",
         f"fill     {fill:.2%} of {args.max_length:,} tokens ({args.strategy})",
-        f"written  {output}; load it with datasets.load_from_disk({str(output)!r})",
+        f"written  {output}; load it with datasets.load_dataset({str(output)!r}, split={args.split!r})",
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False)
@@ -101,13 +103,27 @@ def _check_output(folder: Path) -> None:
         raise MMDatasetsError("the output is there already, and not empty; choose another", source=str(folder))
 
 
-def _save(dataset: Dataset, folder: Path) -> None:
-    """Saves a dataset under its name when all of it is written."""
+def _save(dataset: Dataset, folder: Path, split: str) -> None:
+    """Writes Parquet files under their folder's name when all of them are written. Media stays where it is.
+
+    (`save_to_disk` would copy every file that a row refers to into it.)
+    """
+    import pyarrow.parquet as pq
+
+    from mmdatasets.features import PARQUET_OPTIONS
+    from mmdatasets.shards.layout import ShardLayout
+
+    schema = dataset.features.arrow_schema
+    rows = dataset.with_format("arrow")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             new = Path(temporary) / "dataset"
-            dataset.save_to_disk(str(new))
+            for shard in ShardLayout(split, len(dataset), _ROWS_PER_SHARD).shards():
+                (new / shard.name).parent.mkdir(parents=True, exist_ok=True)
+                with pq.ParquetWriter(new / shard.name, schema, **PARQUET_OPTIONS) as writer:
+                    for first in range(shard.start, shard.stop, _ROWS_AT_ONCE):
+                        writer.write_table(rows[first : min(first + _ROWS_AT_ONCE, shard.stop)].cast(schema))
             if folder.exists():
                 folder.rmdir()
             new.rename(folder)

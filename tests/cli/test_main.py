@@ -21,7 +21,7 @@ def test_module_runs_as_a_program():
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("demo", ["--processor", "--data", "--output", "--steps", "--max-pixels"]),
+        ("demo", ["--processor", "--data", "--output", "--steps", "--max-pixels", "--json"]),
         ("preview", ["DATASET", "--row", "--rows", "--out", "--processor", "--json"]),
         ("preprocess", ["SOURCE", "--output", "--processor", "--num-proc", "--max-length", "--overwrite", "--json"]),
     ],
@@ -47,6 +47,11 @@ def test_help_loads_neither_torch_nor_transformers(command, options):
         [],
         ["unknown"],
         ["demo", "--steps", "0"],
+        ["probe"],
+        ["report", "mapped", "--max-length", "0"],
+        ["check", "mapped", "--max-problems", "0"],
+        ["pack", "mapped", "--output", "packed"],
+        ["push", "mapped"],
         ["demo", "--steps", "many"],
         ["demo", "--max-pixels", "-1"],
         ["preprocess"],
