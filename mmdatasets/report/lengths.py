@@ -31,7 +31,7 @@ PACKED_ROWS = 100_000
 
 SEED = 0
 _BINS = 40
-_NICE = (1, 2, 2.5, 5, 10)
+_NICE = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 _FEWEST_CHOICES, _MOST_CHOICES = 3, 6
 
 

@@ -11,6 +11,14 @@ def count(number: int | float) -> str:
     return f"{number:,.0f}"
 
 
+def compact(number: int) -> str:
+    """A number of things in little space: `12,345`, and from a million on `2.55 M`."""
+    for factor, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
+        if number >= factor:
+            return f"{number / factor:.3g} {letter}"
+    return count(number)
+
+
 def share(part: float) -> str:
     """A share as a percentage of two or three digits; what is there at all is never 0%, and what is not all 100%."""
     percent = 100 * part

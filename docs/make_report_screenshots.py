@@ -1,0 +1,89 @@
+"""Makes the pictures of reports in docs/images, rendered by an installed Chromium.
+
+Run it from the repository: `python docs/make_report_screenshots.py`. It needs no network. One report is of the photos
+and conversations that come with the package; the other one is of 3,000 rows of random numbers, for distributions to
+have a shape, and says so in its title. Their media files are real, and are decoded where times are shown.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import PIL.Image
+from datasets import disable_progress_bars, load_dataset
+
+from mmdatasets import MediaOptions, auto_plugin
+from mmdatasets.testing import build_processor
+from mmdatasets.testing.mapped import make_mapped
+from mmdatasets.testing.video import VideoSpec, write_video
+
+if TYPE_CHECKING:
+    from mmdatasets.report.report import Report
+
+IMAGES = Path(__file__).parent / "images"
+DATA = Path(str(resources.files("mmdatasets.testing"))) / "data"
+MAX_BYTES = 120_000
+COLOURS = 64
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+# Report -> picture, width of the viewport, colour scheme, and how much of the page is taken, in pixels from the top.
+SHOTS = {
+    "photos": [("report_photos_light", 1180, "light", 1100)],
+    "synthetic": [("report_synthetic_light", 1180, "light", 1560), ("report_synthetic_dark", 1180, "dark", 1560)],
+}
+
+
+def reports(folder: Path) -> Iterator[tuple[str, Report]]:
+    """The reports, by name."""
+    options = MediaOptions(media_root=str(DATA), image_max_pixels=256 * 256)
+    chats = load_dataset("json", data_files=str(DATA / "chat.jsonl"), split="train", cache_dir=str(folder / "cache"))
+    yield "photos", auto_plugin(build_processor("qwen2_vl"), options=options).report(chats, title="14 chats")
+    clip = write_video(folder / "clip.mp4", VideoSpec(num_frames=800, width=320, height=240))
+    photos = sorted(str(path) for path in DATA.iterdir() if path.suffix in (".jpg", ".webp"))
+    omni = auto_plugin(build_processor("qwen2_5_omni"))
+    files = {"image": photos, "video": [str(clip)], "audio": [str(DATA / "speech.flac")]}
+    rows = make_mapped(3000, files=files, made_by=omni.made_by)
+    yield "synthetic", omni.report(rows, title="3,000 synthetic rows", time_media=0)
+
+
+def main() -> None:
+    """Writes the pictures, each as small as its colours allow."""
+    from playwright.sync_api import sync_playwright
+
+    logging.disable(logging.WARNING)
+    disable_progress_bars()
+    browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser_path is None:
+        sys.exit(f"no Chromium is installed (looked for {', '.join(BROWSERS)})")
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as driver:
+        folder = Path(temporary)
+        browser = driver.chromium.launch(executable_path=browser_path, args=list(ARGUMENTS))
+        for name, report in reports(folder):
+            page = report.save(folder / f"{name}.html")
+            for picture, width, scheme, height in SHOTS[name]:
+                context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+                tab = context.new_page()
+                tab.goto(page.as_uri())
+                _save(tab.screenshot(), IMAGES / f"{picture}.png")
+                context.close()
+        browser.close()
+
+
+def _save(screenshot: bytes, path: Path) -> None:
+    picture = PIL.Image.open(io.BytesIO(screenshot)).convert("RGB").quantize(COLOURS, dither=PIL.Image.Dither.NONE)
+    picture.save(path, optimize=True)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        sys.exit(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}")
+
+
+if __name__ == "__main__":
+    main()
