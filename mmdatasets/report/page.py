@@ -78,7 +78,9 @@ def render_page(data: ReportData) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    words = {name: getattr(wording, name) for name in ("count", "compact", "share", "number", "size", "seconds", "several")}
+    words = {
+        name: getattr(wording, name) for name in ("count", "compact", "share", "number", "size", "seconds", "several")
+    }
     environment.filters.update({**words, "items_of": wording.items})
     return environment.from_string(resources.files("mmdatasets.report").joinpath(_TEMPLATE).read_text("utf-8"))
 
