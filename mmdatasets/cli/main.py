@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mmdatasets",
         description="Turns chat data with images, videos and audio into training batches for multimodal models.",
-        epilog="Exit status: 0 success, 1 an error in the data or the model's processor, 2 wrong usage.",
+        epilog="Exit status: 0 success, 1 an error in the data or the processor, or problems found, 2 wrong usage.",
     )
     parser.add_argument("--version", action="version", version=f"mmdatasets {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)

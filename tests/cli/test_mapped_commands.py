@@ -132,10 +132,9 @@ def load_rows(output: Path):
 @pytest.mark.slow  # each start of the interpreter takes seconds
 class TestInstalled:
     def test_report(self, mapped, tmp_path):
-        done = run_installed("report", mapped, "--json", "--output", "here", cwd=tmp_path)
+        done = run_installed("report", mapped, "--json", "--time-media", "0", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == json.loads((tmp_path / "here" / "report.json").read_text("utf-8"))
-        assert (tmp_path / "here" / "report.html").is_file()
+        assert json.loads(done.stdout)["rows"] == ROWS
 
     def test_pack_and_check(self, mapped, tmp_path):
         done = run_installed("pack", mapped, "--max-length", "300", "--output", "packed", cwd=tmp_path)
@@ -144,9 +143,6 @@ class TestInstalled:
         shutil.rmtree(tmp_path / "hf-cache")
         done = run_installed("check", "packed", cwd=tmp_path)
         assert (done.returncode, done.stdout.rpartition(": ")[2]) == (0, "no problems\n")
-        done = run_installed("check", "missing", cwd=tmp_path)
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ")
 
     def test_push(self, mapped, tmp_path):
         with loopback_hub() as hub:
@@ -162,11 +158,11 @@ class TestInstalled:
         assert "hf_test" not in done.stdout + done.stderr
 
     def test_demo(self, tmp_path):
-        done = run_installed("demo", "--steps", "2", "--json", cwd=tmp_path)
+        done = run_installed("demo", "--steps", "1", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
         assert (said["family"], said["rows"], said["media_items"]) == ("qwen2_vl", 14, 14)
-        assert len(said["losses"]) == 2
+        assert len(said["losses"]) == 1
         assert (tmp_path / said["output"] / "state.json").is_file()
 
 
