@@ -13,12 +13,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import PIL.Image
 from datasets import disable_progress_bars, load_dataset
+from make_screenshots import ARGUMENTS, BROWSERS, IMAGES, MAX_BYTES, PHOTOS
 
 from mmdatasets import MediaOptions, auto_plugin
 from mmdatasets.testing import build_processor
@@ -28,12 +28,7 @@ from mmdatasets.testing.video import VideoSpec, write_video
 if TYPE_CHECKING:
     from mmdatasets.report.report import Report
 
-IMAGES = Path(__file__).parent / "images"
-DATA = Path(str(resources.files("mmdatasets.testing"))) / "data"
-MAX_BYTES = 120_000
 COLOURS = 64
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 # Report -> picture, width of the viewport, colour scheme, and how much of the page is taken, in pixels from the top.
 SHOTS = {
     "photos": [("report_photos_light", 1180, "light", 1100)],
@@ -43,13 +38,13 @@ SHOTS = {
 
 def reports(folder: Path) -> Iterator[tuple[str, Report]]:
     """The reports, by name."""
-    options = MediaOptions(media_root=str(DATA), image_max_pixels=256 * 256)
-    chats = load_dataset("json", data_files=str(DATA / "chat.jsonl"), split="train", cache_dir=str(folder / "cache"))
+    options = MediaOptions(media_root=str(PHOTOS), image_max_pixels=256 * 256)
+    chats = load_dataset("json", data_files=str(PHOTOS / "chat.jsonl"), split="train", cache_dir=str(folder / "cache"))
     yield "photos", auto_plugin(build_processor("qwen2_vl"), options=options).report(chats, title="14 chats")
     clip = write_video(folder / "clip.mp4", VideoSpec(num_frames=800, width=320, height=240))
-    photos = sorted(str(path) for path in DATA.iterdir() if path.suffix in (".jpg", ".webp"))
+    photos = sorted(str(path) for path in PHOTOS.iterdir() if path.suffix in (".jpg", ".webp"))
     omni = auto_plugin(build_processor("qwen2_5_omni"))
-    files = {"image": photos, "video": [str(clip)], "audio": [str(DATA / "speech.flac")]}
+    files = {"image": photos, "video": [str(clip)], "audio": [str(PHOTOS / "speech.flac")]}
     rows = make_mapped(3000, files=files, made_by=omni.made_by)
     yield "synthetic", omni.report(rows, title="3,000 synthetic rows", time_media=0)
 
