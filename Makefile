@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two to four processes: each holds torch and some tiny models.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow lint docs notebooks clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/mmdatasets demo
@@ -24,6 +24,10 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m mkdocs build --strict
+
+# Executes the notebooks and writes their outputs into them.
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python -m tests.examples.notebooks
 
 clean:
 	rm -rf $(VENV) build dist site demo-output example-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -67,7 +67,8 @@ class Preview:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=_WIDTH, file=io.StringIO(), color_system=None, soft_wrap=True)
+        # In a notebook, a console shows what it prints as a picture of its own, beside the file.
+        console = Console(width=_WIDTH, file=io.StringIO(), color_system=None, soft_wrap=True, force_jupyter=False)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip("\n")
