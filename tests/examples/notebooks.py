@@ -5,8 +5,6 @@ python -m tests.examples.notebooks [NAME ...]: all of them, or those whose names
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 import tempfile
 from contextlib import chdir
@@ -20,7 +18,6 @@ from tests.integrations.loopback_hub import hub_environment, loopback_hub
 
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]\d+)?")
 
 
 def execute(path: Path, folder: Path) -> NotebookNode:
@@ -52,25 +49,6 @@ def texts(notebook: NotebookNode) -> list[str]:
                 parts.extend(kind for kind in sorted(data) if kind != "text/plain")
             said.append("\n".join(parts))
     return said
-
-
-def alike(one: str, other: str, tolerance: float = 0.02) -> bool:
-    """Whether two texts are equal but for what machines differ in: numbers by rounding."""
-    if NUMBER.split(one) != NUMBER.split(other):
-        return False
-    pairs = zip(NUMBER.findall(one), NUMBER.findall(other), strict=True)
-    return all(
-        first == second
-        or ("." in first and "." in second and math.isclose(_value(first), _value(second), rel_tol=tolerance))
-        for first, second in pairs
-    )
-
-
-def _value(number: str) -> float:
-    try:
-        return float(number.replace(",", ""))
-    except ValueError:  # a version, with two points
-        return math.nan
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 import re
+import sys
 
 import nbformat
 import pytest
 
-from tests.examples.notebooks import NOTEBOOKS, alike, execute, texts
+from tests.examples.notebooks import FOLDER, NOTEBOOKS, execute, texts
 
 MAX_BYTES = 600_000
 
@@ -34,7 +35,9 @@ def test_it_is_committed_as_it_ran(path):
     assert any(output.get("text", "") for output in outputs)
     written = path.read_text("utf-8")
     assert len(written) < MAX_BYTES
-    assert not re.search(r"/(?:tmp|home|root|work|usr)/|127\.0\.0\.1|localhost", written)
+    assert not re.search(r"/(?:tmp|home|root|usr)/|127\.0\.0\.1|localhost", written)
+    assert sys.prefix not in written
+    assert str(FOLDER.parents[1]) not in written
 
 
 @pytest.mark.slow
@@ -42,19 +45,4 @@ def test_it_is_committed_as_it_ran(path):
 def test_it_runs_and_says_what_is_committed(path, tmp_path):
     committed = texts(nbformat.read(path, 4))
     for number, (shown, said) in enumerate(zip(committed, texts(execute(path, tmp_path)), strict=True), start=1):
-        assert alike(shown, said), f"code cell {number} of {path.name} shows\n{shown}\nand says\n{said}"
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ("loss 6.933", "loss 6.934", True),
-        ("loss 6.933", "loss 7.933", False),
-        ("12 tokens", "13 tokens", False),
-        ("12 tokens", "12 rows", False),
-        ("a", "a 1", False),
-        ("5.2.0", "5.2.1", False),
-    ],
-)
-def test_only_roundings_are_alike(one, other, expected):
-    assert alike(one, other) is expected
+        assert said == shown, f"code cell {number} of {path.name} shows\n{shown}\nand says\n{said}"
