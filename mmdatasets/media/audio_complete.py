@@ -7,33 +7,39 @@ MP3. Ogg, Matroska and MP3 without a Xing header do not tell.
 from __future__ import annotations
 
 import io
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.mp3 import read_xing_header
 
+if TYPE_CHECKING:
+    from mmdatasets.options import MediaOptions
+
 _STREAMED_WAV = 0x7FFF0000  # programs that write WAV to a pipe put something above this for the size
 
 
-def check_complete(file: BinaryIO, source: str) -> None:
+def check_complete(file: BinaryIO, options: MediaOptions, source: str) -> None:
     """Refuses a file that is empty, or that ends before its header says so.
 
     Args:
         file: At any position; it is left at its start.
+        options: `allow_truncated` is used, and the limits where samples are counted.
         source: Description for errors.
 
     Raises:
-        MediaDecodeError: The file is empty or cut off.
+        MediaDecodeError: The file is empty, or cut off, which may be allowed.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(12)
     if not head:
         raise MediaDecodeError("the file is empty", source=source)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+    if options.allow_truncated:
+        pass
+    elif head[:4] == b"RIFF" and head[8:] == b"WAVE":
         _check_wav(file, size, source)
     elif head[:3] == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
-        _check_mp3(file, size, source)
+        _check_mp3(file, size, options, source)
     file.seek(0)
 
 
@@ -58,7 +64,7 @@ def _check_wav(file: BinaryIO, size: int, source: str) -> None:
         position += length + length % 2
 
 
-def _check_mp3(file: BinaryIO, size: int, source: str) -> None:
+def _check_mp3(file: BinaryIO, size: int, options: MediaOptions, source: str) -> None:
     header = read_xing_header(file)
     if header is None or header.end is None or header.end <= size:
         return
@@ -77,6 +83,6 @@ def _check_mp3(file: BinaryIO, size: int, source: str) -> None:
         shown.check()
         return  # whatever decodes it has the last word
     file.seek(0)
-    found = PyAVReader().probe(file, source).num_samples
+    found = PyAVReader(options).probe(file, source).num_samples
     if found < stated:
         raise cut_off(f"its header says that it has {stated:,} samples, and {found:,} follow", source)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import av
 
 from mmdatasets.errors import MediaDecodeError
+from mmdatasets.media.limits import check_num_samples
 from mmdatasets.media.mp3 import frame_format, id3_length
 from mmdatasets.types import AudioInfo
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.packet import Packet
+
+    from mmdatasets.options import MediaOptions
 
     CountSamples = Callable[[Packet[AudioStream]], int]
 
@@ -74,18 +77,27 @@ def _check_alike(first: AudioFrame, frame: AudioFrame) -> None:
         )
 
 
-def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo | None:
+def count_samples(
+    container: InputContainer, stream: AudioStream, options: MediaOptions, source: str
+) -> AudioInfo | None:
     """Finds what decoding a stream gives, the container being at its start.
 
     Where every packet gives a known number of samples, only the first few and the last few are decoded: the former
     show the true rate and channels (the header of HE-AAC states half of either), and both what is cut off as padding.
     Of MP3, those are decoded, too, that do not say the same of themselves as the first one. Anything else is decoded.
 
+    Args:
+        container: The open file.
+        stream: The stream.
+        options: `audio_sample_limit` is used.
+        source: Description for errors.
+
     Returns:
         Rate, channels, number of samples and when they start; `None` where there are none.
 
     Raises:
         MediaDecodeError: Rate or channels change.
+        MediaLimitError: So many samples were counted that there are more than the limit.
     """
     packets = container.demux(stream)
     first, steady, count = _decode_start(packets)
@@ -96,7 +108,9 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
     # In Ogg another stream may follow, with padding of its own where the first one ends.
     if samples_of is None or container.format.name == "ogg":
         samples_of = decoding
-    count += _count_rest(packets, samples_of, decoding)
+    for counted in _count_rest(packets, samples_of, decoding):
+        count += counted
+        check_num_samples(count, options, source)
     rate = first.sample_rate
     stated = round(stream.duration * stream.time_base * rate) if stream.duration and stream.time_base else None
     return AudioInfo(rate, first.layout.nb_channels, count, first.time or 0.0, stated)
@@ -160,15 +174,17 @@ def _decode_start(packets: Iterator[Packet[AudioStream]]) -> tuple[AudioFrame | 
     return first, length, count
 
 
-def _count_rest(packets: Iterator[Packet[AudioStream]], samples_of: CountSamples, decoding: CountSamples) -> int:
+def _count_rest(
+    packets: Iterator[Packet[AudioStream]], samples_of: CountSamples, decoding: CountSamples
+) -> Iterator[int]:
+    """The samples of each of the packets that are left."""
     waiting: deque[Packet[AudioStream]] = deque()
-    count = 0
     for packet in packets:
         waiting.append(packet)
         if len(waiting) > _UNTOUCHED_END + 1:  # one more: the last is empty and flushes the decoder
             passed = waiting.popleft()
-            count += 0 if passed.is_discard else samples_of(passed)
-    return count + sum(map(decoding, waiting))
+            yield 0 if passed.is_discard else samples_of(passed)
+    yield from map(decoding, waiting)
 
 
 def _samples_by_packet(codec: str, steady: int, decoding: CountSamples) -> CountSamples | None:
