@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 
 import numpy as np
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_arrays import check_rate, decoder_source, is_audio_decoder, read_raw_audio
-from mmdatasets.media.audio_complete import check_complete
+from mmdatasets.media.audio_complete import check_complete, ends_early
 from mmdatasets.media.audio_plan import no_samples, sample_bounds, sample_range
 from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.limits import check_num_samples
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from mmdatasets.media.waveform import Waveform
     from mmdatasets.options import MediaOptions
     from mmdatasets.types import AudioInfo
+
+
+T = TypeVar("T")
 
 
 class AudioFileReader(Protocol):
@@ -63,10 +67,8 @@ def probe_audio(reference: object, options: MediaOptions) -> AudioInfo:
     if is_bounded(reference, options):
         return cast("AudioInfo", run_bounded("probe_audio", reference, options=options))
     source = describe_source(reference)
-    reader = _reader(options)
     with open_source(reference, options) as file:
-        check_complete(file, options, source)
-        info = reader.probe(file, source)
+        info = _read(file, options, source, lambda reader: reader.probe(file, source))
     if info.num_samples == 0:
         raise no_samples(source=source)
     return info
@@ -124,16 +126,31 @@ def decode_audio(
             start, end = sample_range(raw.info, start_s, end_s)
             samples, rate = to_mono(raw.to_float(start, end)), raw.sampling_rate
         else:
-            reader = _reader(options)
             with open_source(reference, options) as file:
-                check_complete(file, options, source)
-                samples, rate = reader.read(file, source, start_s, end_s)
+                samples, rate = _read(file, options, source, lambda reader: reader.read(file, source, start_s, end_s))
         _check_samples(samples, start_s)
         length = resampled_length(len(samples), rate, sampling_rate, options.audio_resampler)
         check_num_samples(length, options, source)
         return resample(samples, rate, sampling_rate, options.audio_resampler)
     except MediaError as error:
         raise error.at(source=source) from error.__cause__
+
+
+def _read(file: BinaryIO, options: MediaOptions, source: str, work: Callable[[AudioFileReader], T]) -> T:
+    """Reads a file, or what there is of it where `allow_truncated`."""
+    from mmdatasets.media.audio_pyav import PyAVReader
+
+    reader, last_resort = _reader(options), PyAVReader(options, is_lenient=True)
+    if options.allow_truncated and ends_early(file):
+        return work(last_resort)
+    check_complete(file, options, source)
+    try:
+        return work(reader)
+    except MediaDecodeError:
+        if not options.allow_truncated:
+            raise
+    file.seek(0)
+    return work(last_resort)
 
 
 def _undecoded(reference: object, options: MediaOptions) -> object:

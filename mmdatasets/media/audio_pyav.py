@@ -13,7 +13,7 @@ from av.audio.fifo import AudioFifo
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
-from mmdatasets.media.audio_scan import count_samples, decode_frames, seek_near
+from mmdatasets.media.audio_scan import count_decoded, count_samples, decode_frames, seek_near
 from mmdatasets.media.container import describe_media, open_container, reason_of
 from mmdatasets.media.limits import check_num_samples
 from mmdatasets.media.waveform import to_mono
@@ -40,16 +40,19 @@ class PyAVReader:
     Args:
         options: `audio_sample_limit` and `video_frame_limit` are used.
         problem: Why another reader has given up, for errors.
+        is_lenient: Whether what cannot be decoded is left out, as FFmpeg's own programs do it.
     """
 
-    def __init__(self, options: MediaOptions, problem: str | None = None) -> None:
+    def __init__(self, options: MediaOptions, problem: str | None = None, *, is_lenient: bool = False) -> None:
+        self._is_lenient = is_lenient
         self._options = options
         self._problem = problem
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
         """Counts what `read` gives; see `mmdatasets.media.audio_scan`."""
         with self.opened(file, source) as (container, stream):
-            info = count_samples(container, stream, self._options, source)
+            count = count_decoded if self._is_lenient else count_samples
+            info = count(container, stream, self._options, source)
         if info is None:
             raise no_samples(source=source)
         return info
@@ -60,8 +63,8 @@ class PyAVReader:
         first: AudioFrame | None = None
         begin: int | None = None  # position of the first sample that is gathered
         with self.opened(file, source) as (container, stream):
-            origin = seek_near(container, stream, start_s)
-            for frame in decode_frames(container, stream):
+            origin = None if self._is_lenient else seek_near(container, stream, start_s)
+            for frame in decode_frames(container, stream, is_lenient=self._is_lenient):
                 if first is None:
                     first = frame
                     start, end = sample_bounds(first.sample_rate, start_s, end_s)

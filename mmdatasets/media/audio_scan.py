@@ -5,6 +5,7 @@ What headers say is not used for counting: that of an m4a is hundreds of samples
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -36,8 +37,13 @@ _SEEK_FROM_S = 2.0
 _RUN_UP_S = 0.5  # decoded before the point sought: decoders overlap frames, and some remember more than one
 
 
-def decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+def decode_frames(container: InputContainer, stream: AudioStream, *, is_lenient: bool = False) -> Iterator[AudioFrame]:
     """Decodes a stream from where its container stands.
+
+    Args:
+        container: The open file.
+        stream: The stream.
+        is_lenient: Whether packets that cannot be decoded are left out, and what cannot be read is the end.
 
     Yields:
         Frames of one rate and number of channels.
@@ -46,11 +52,23 @@ def decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[Au
         MediaDecodeError: Either of them changes.
     """
     first: AudioFrame | None = None
-    for packet in container.demux(stream):
-        for frame in _decode(packet):
+    for packet in _lenient_packets(container, stream) if is_lenient else container.demux(stream):
+        for frame in _decode_lenient(packet) if is_lenient else _decode(packet):
             first = first or frame
             _check_alike(first, frame)
             yield frame
+
+
+def _lenient_packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
+    with contextlib.suppress(av.FFmpegError):
+        yield from container.demux(stream)
+
+
+def _decode_lenient(packet: Packet[AudioStream]) -> list[AudioFrame]:
+    try:
+        return _decode(packet)
+    except av.FFmpegError:
+        return []
 
 
 def _decode(packet: Packet[AudioStream]) -> list[AudioFrame]:
@@ -114,6 +132,20 @@ def count_samples(
     rate = first.sample_rate
     stated = round(stream.duration * stream.time_base * rate) if stream.duration and stream.time_base else None
     return AudioInfo(rate, first.layout.nb_channels, count, first.time or 0.0, stated)
+
+
+def count_decoded(
+    container: InputContainer, stream: AudioStream, options: MediaOptions, source: str
+) -> AudioInfo | None:
+    """Finds what decoding a stream gives where packets that cannot be decoded are left out; see `count_samples`."""
+    first, count = None, 0
+    for frame in decode_frames(container, stream, is_lenient=True):
+        first = first or frame
+        count += frame.samples
+        check_num_samples(count, options, source)
+    if first is None:
+        return None
+    return AudioInfo(first.sample_rate, first.layout.nb_channels, count, first.time or 0.0)
 
 
 def _decoding(first: AudioFrame) -> CountSamples:

@@ -90,8 +90,8 @@ def run_bounded(work: str, reference: object, *args: object, options: MediaOptio
         if memory is None:
             raise
         raise MediaLimitError(
-            f"reading and decoding it needs more memory than MediaOptions.decode_memory_limit = {memory:,} bytes; raise "
-            "the limit or leave it out",
+            f"reading it needs more memory than MediaOptions.decode_memory_limit = {memory:,} bytes; raise the limit "
+            "or leave it out",
             source=source,
         ) from error
 

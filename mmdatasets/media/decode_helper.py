@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _limit_memory(num_bytes: int | None) -> None:
-    """Has allocations fail beyond so many bytes, those of decoders too; on Linux, others count less as `RLIMIT_DATA`."""
+    """Has allocations fail beyond so many bytes, those of decoders too."""
     if resource is None:
         return
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

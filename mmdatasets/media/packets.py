@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import av.error
 import numpy as np
 
 from mmdatasets.media.container import damaged, is_out_of_memory
@@ -135,6 +136,8 @@ def read_packets(video: OpenVideo) -> Iterator[Packet[VideoStream]]:
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
         if is_out_of_memory(error):
             raise
+        if video.limits.allow_truncated and isinstance(error, av.error.FFmpegError):
+            return
         raise damaged(error, "cannot be read to its end", video.source) from error
 
 

@@ -21,6 +21,7 @@ from mmdatasets.media.mp4_tables import is_iso_media
 from mmdatasets.media.packets import PacketScan, PacketScanner, read_packets, scan_packets
 from mmdatasets.media.seeking import SeekFailed, decode_runs, has_index, plan_runs
 from mmdatasets.media.timeline import Timeline, check_plan, decoded_timeline, scanned_timeline
+from mmdatasets.media.whole import check_whole
 from mmdatasets.types import VideoInfo
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 def probe_file(file: BinaryIO, options: MediaOptions, source: str) -> VideoInfo:
     """Finds out what a video file holds; see `mmdatasets.media.video.probe_video`."""
+    check_whole(file, options, source)
     info = _probe_index(file, options, source)
     if info is not None:
         return info
@@ -49,7 +51,21 @@ def probe_file(file: BinaryIO, options: MediaOptions, source: str) -> VideoInfo:
 
 def decode_file(file: BinaryIO, plan: FramePlan, options: MediaOptions, source: str) -> torch.Tensor:
     """Decodes the planned frames of a video file; see `mmdatasets.media.video.decode_frames`."""
+    check_whole(file, options, source)
     writer = FrameWriter(plan.indices, source, options)
+    try:
+        return _decode_planned(file, plan, options, writer, source)
+    except MediaDecodeError:
+        if not options.allow_truncated:
+            raise
+    with open_video(file, options, source) as video:
+        _decode_all(video, scan_packets(video), plan, writer)
+    return writer.finish()
+
+
+def _decode_planned(
+    file: BinaryIO, plan: FramePlan, options: MediaOptions, writer: FrameWriter, source: str
+) -> torch.Tensor:
     if _decode_by_index(file, plan, options, writer, source):
         return writer.finish()
     with open_video(file, options, source) as video:
@@ -148,7 +164,7 @@ def decode_in_sequence(video: OpenVideo) -> Iterator[VideoFrame]:
         try:
             frames = video.decoder.decode(packet)
         except av.error.FFmpegError as error:
-            if count or packet.is_keyframe:
+            if (count or packet.is_keyframe) and not video.limits.allow_truncated:
                 raise damaged(error, f"decoding fails after {count} frames", video.source) from error
             continue  # a recording that began between keyframes
         for frame in frames:
@@ -159,6 +175,8 @@ def decode_in_sequence(video: OpenVideo) -> Iterator[VideoFrame]:
     try:
         yield from video.decoder.decode(None)
     except av.error.FFmpegError as error:
+        if video.limits.allow_truncated:
+            return
         raise damaged(error, f"decoding fails after {count} frames", video.source) from error
 
 
