@@ -15,6 +15,7 @@ import av.stream
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError
 from mmdatasets.media.header import check_pixels, describe_content
 from mmdatasets.media.mp4_counts import check_sample_counts
+from mmdatasets.media.whole import check_whole
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -125,7 +126,7 @@ def open_video(
 
     Args:
         file: Binary file, seekable; read from its first byte.
-        options: `image_pixel_limit`, `video_frame_limit` and `audio_sample_limit` are used.
+        options: `allow_truncated`, `image_pixel_limit`, `video_frame_limit` and `audio_sample_limit` are used.
         source: Description for errors.
         threads: How many threads decode.
         quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
@@ -135,7 +136,7 @@ def open_video(
         The open container.
 
     Raises:
-        MediaDecodeError: The file is no video, is damaged, or has no video track.
+        MediaDecodeError: The file is no video, is damaged, cut off, or has no video track.
         MediaLimitError: The header announces frames of more pixels, or more frames, than the limit.
     """
     file.seek(0)
@@ -147,6 +148,7 @@ def open_video(
             raise
         raise _not_readable(file, error, source) from error
     with container:
+        check_whole(file, options, source)
         # PyAV has FFmpeg invent missing times, which it does wrongly for frames that are not stored in order (AVI).
         container.flags &= ~_GENERATE_TIMES
         stream = _video_track(container, source)

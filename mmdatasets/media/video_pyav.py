@@ -21,7 +21,6 @@ from mmdatasets.media.mp4_tables import is_iso_media
 from mmdatasets.media.packets import PacketScan, PacketScanner, read_packets, scan_packets
 from mmdatasets.media.seeking import SeekFailed, decode_runs, has_index, plan_runs
 from mmdatasets.media.timeline import Timeline, check_plan, decoded_timeline, scanned_timeline
-from mmdatasets.media.whole import check_whole
 from mmdatasets.types import VideoInfo
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 def probe_file(file: BinaryIO, options: MediaOptions, source: str) -> VideoInfo:
     """Finds out what a video file holds; see `mmdatasets.media.video.probe_video`."""
-    check_whole(file, options, source)
     info = _probe_index(file, options, source)
     if info is not None:
         return info
@@ -51,7 +49,6 @@ def probe_file(file: BinaryIO, options: MediaOptions, source: str) -> VideoInfo:
 
 def decode_file(file: BinaryIO, plan: FramePlan, options: MediaOptions, source: str) -> torch.Tensor:
     """Decodes the planned frames of a video file; see `mmdatasets.media.video.decode_frames`."""
-    check_whole(file, options, source)
     writer = FrameWriter(plan.indices, source, options)
     try:
         return _decode_planned(file, plan, options, writer, source)

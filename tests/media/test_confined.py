@@ -268,10 +268,10 @@ FOUND = head("200 OK", f"Content-Length: {len(DATA)}") + DATA
 
 @pytest.mark.parametrize(
     "host",
-    (
+    [
         *("127.0.0.1", "localhost", "2130706433", "0x7f.1", "0", "127.1", "[::1]", "[::ffff:127.0.0.1]", "10.0.0.1"),
         *("169.254.169.254", "[fe80::1]", "192.168.0.1", "172.16.0.1", "100.64.0.1", "224.0.0.1", "0.0.0.0"),
-    ),
+    ],
 )
 def test_addresses_that_are_not_public_are_not_connected_to(host):
     with answering(FOUND) as (port, asked):
