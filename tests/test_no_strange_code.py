@@ -1,4 +1,4 @@
-"""Nothing that comes with data is run: no `eval`, no unpickling of what others wrote, no code of a model's repository."""
+"""Nothing that comes with data is run: no `eval`, no unpickling of what others wrote, no code of a repository."""
 
 from __future__ import annotations
 
