@@ -32,7 +32,7 @@ def check_whole(file: BinaryIO, options: MediaOptions, source: str) -> None:
     missing = 0 if options.allow_truncated else count_missing(file)
     if missing:
         raise MediaDecodeError(
-            f"the file is cut off or damaged: by its headers {missing:,} bytes are missing at its end; fetch it again, "
+            f"the file is cut off or damaged: by its headers {missing:,} bytes are missing at its end; fetch it again "
             "or set MediaOptions(allow_truncated=True) to use what there is",
             source=source,
         )
