@@ -56,7 +56,7 @@ def texts(secret: str, url: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", texts("a", "b"))
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.m3u8", "frame%03d.png", "clip.idx"])
+@pytest.mark.parametrize("name", ["clip.m3u8", "frame%03d.idx"])
 def test_no_server_is_asked(kind, backend, name, tmp_path):
     with serving() as server:
         secret = write_video(tmp_path / "secret.ts", VideoSpec(format="mpegts"))
@@ -84,18 +84,18 @@ from mmdatasets.media.video import decode_frames, probe_video
 from mmdatasets.options import MediaOptions
 from mmdatasets.types import FramePlan
 for path in sys.argv[2:]:
-    for call in (probe_video, lambda path, options: decode_frames(path, FramePlan((0,)), options)):
-        try:
-            call(path, MediaOptions(video_backend=sys.argv[1]))
-        except MediaError:
-            pass
+    for backend in sys.argv[1].split(","):
+        for call in (probe_video, lambda path, options: decode_frames(path, FramePlan((0,)), options)):
+            try:
+                call(path, MediaOptions(video_backend=backend))
+            except MediaError:
+                pass
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="what is opened is seen with strace")
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_no_file_is_opened(backend, tmp_path):
+def test_no_file_is_opened(tmp_path):
     """Seen by the kernel: neither what is named nor what may lie beside a file under another suffix."""
     secret = write_video(tmp_path / "canary.ts", VideoSpec(format="mpegts"))
     paths = []
@@ -104,19 +104,8 @@ def test_no_file_is_opened(backend, tmp_path):
         paths[-1].write_bytes(data)
         paths[-1].with_suffix(".sub").write_bytes(b"canary")
     log = tmp_path / "log"
-    command = [
-        "strace",
-        "-f",
-        "-e",
-        "trace=open,openat,connect",
-        "-o",
-        str(log),
-        sys.executable,
-        "-c",
-        OPENED,
-        backend,
-    ]
-    subprocess.run([*command, *map(str, paths)], check=True)
+    command = ["strace", "-f", "-e", "trace=open,openat", "-o", str(log), sys.executable, "-c", OPENED]
+    subprocess.run([*command, ",".join(BACKENDS), *map(str, paths)], check=True)
     seen = log.read_text()
     assert all(path.name in seen for path in paths)
     assert "canary.ts" not in seen
