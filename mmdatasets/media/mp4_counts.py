@@ -6,6 +6,7 @@ a fragment that all are as the fragment's header says (`trun`, section 8.8.8). F
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -27,6 +28,7 @@ _FIRST = frozenset(
 _INDEX = (b"moov", b"moof")
 _NOTHING = memoryview(b"")
 _ONE_TICK = 1
+_BOXES_PER_FRAME, _FURTHER_BOXES = 4, 64  # where each frame is a fragment
 
 
 def check_sample_counts(file: BinaryIO, options: MediaOptions, source: str) -> None:
@@ -43,7 +45,7 @@ def check_sample_counts(file: BinaryIO, options: MediaOptions, source: str) -> N
     position = file.tell()
     in_fragments = 0
     try:
-        for kind, content in _indices(file, source):
+        for kind, content in _indices(file, options, source):
             if kind == b"moov":
                 _check_movie(content, options, source)
             else:
@@ -60,10 +62,13 @@ def check_sample_counts(file: BinaryIO, options: MediaOptions, source: str) -> N
         file.seek(position)
 
 
-def _indices(file: BinaryIO, source: str) -> Iterator[tuple[bytes, memoryview]]:
+def _indices(file: BinaryIO, options: MediaOptions, source: str) -> Iterator[tuple[bytes, memoryview]]:
     """The boxes of a file that claim samples."""
-    start = 0
-    while True:
+    end = file.seek(0, io.SEEK_END)
+    start, most = 0, _BOXES_PER_FRAME * options.video_frame_limit + _FURTHER_BOXES
+    for _ in range(most):
+        if start >= end:
+            return
         file.seek(start)
         header = file.read(16)
         if len(header) < 8 or (not start and header[4:8] not in _FIRST):
@@ -80,6 +85,7 @@ def _indices(file: BinaryIO, source: str) -> Iterator[tuple[bytes, memoryview]]:
         if size < length:  # 0: up to the end of the file
             return
         start += size
+    raise exceeded(f"the file has more than {most:,} boxes", "video_frame_limit", options.video_frame_limit, source)
 
 
 def _check_movie(movie: memoryview, options: MediaOptions, source: str) -> None:

@@ -16,6 +16,7 @@ from mmdatasets.errors import MediaDecodeError
 if TYPE_CHECKING:
     from mmdatasets.options import MediaOptions
 
+_MOST_CHUNKS, _MOST_BOXES = 2**16, 2**22  # what has more is not followed to its end
 _OPEN_32 = (0, 0xFFFFFFFF)
 _LARGEST_PAGE = 27 + 255 + 255 * 255  # RFC 3533, section 6
 _SEGMENT = b"\x18\x53\x80\x67"
@@ -65,7 +66,9 @@ def _riff_end(file: BinaryIO, head: bytes, size: int) -> int:
     if head[8:12] != b"AVI ":
         return 0
     end = 0
-    while end < size:
+    for _ in range(_MOST_CHUNKS):
+        if end >= size:
+            break
         file.seek(end)
         kind, length = struct.unpack("<4sI", file.read(8))
         if kind != b"RIFF" or length in _OPEN_32:
@@ -97,7 +100,9 @@ def _au_end(file: BinaryIO, head: bytes, size: int) -> int:
 
 def _caf_end(file: BinaryIO, head: bytes, size: int) -> int:
     position = 8
-    while position < size:
+    for _ in range(_MOST_CHUNKS):
+        if position >= size:
+            break
         file.seek(position)
         length = struct.unpack(">4sq", file.read(12))[1]
         if length < 0:  # up to the end of the file
@@ -151,7 +156,9 @@ def _flv_end(file: BinaryIO, head: bytes, size: int) -> int:
 
 def _iso_end(file: BinaryIO, size: int) -> int:
     end = 0
-    while end < size:
+    for _ in range(_MOST_BOXES):
+        if end >= size:
+            break
         file.seek(end)
         header = file.read(16)
         if len(header) < 8:

@@ -228,3 +228,9 @@ def test_a_decoder_cannot_take_more_memory_than_it_may():
     with pytest.raises(MediaLimitError, match="decode_memory_limit = 1,073,741,824"):
         decode_image(file.getvalue(), options)
     assert decode_image(encode_image(32, 32), options).shape == (3, 32, 32)
+
+
+def test_boxes_without_end_come_to_one():
+    boxes = struct.pack(">I4s", 8, b"free") * 100_000
+    with pytest.raises(MediaLimitError, match="boxes"):
+        probe_video(boxes, MediaOptions(video_frame_limit=10_000))
