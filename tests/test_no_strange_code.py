@@ -14,9 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Module -> what it may call, all of it on what this program itself has just made, or is told to by its command line.
 ALLOWED = {
-    "cli/datasets.py": {"trust_remote_code"},  # the flag of that name, off by default
-    "cli/processors.py": {"trust_remote_code"},
-    "cli/preprocess.py": {"trust_remote_code"},
+    "cli/processors.py": {"trust_remote_code"},  # the flag of that name, off by default
     "integrations/ray.py": {"pickle.loads"},  # errors of its own tasks
     "media/decode_helper.py": {"pickle.loads"},  # requests of the process that started it; answers are JSON
     "planning/snapshot.py": {"pickle.loads"},  # a processor of this process, for its copies
@@ -62,7 +60,9 @@ def imported_from(source: str) -> set[str]:
 
 
 def _is_false(value: ast.expr) -> bool:
-    return isinstance(value, ast.Constant) and value.value is False
+    """Whether a value is `False`, or the command line's flag, which is unless the user says otherwise."""
+    is_flag = ast.unparse(value) == "args.trust_remote_code"
+    return is_flag or (isinstance(value, ast.Constant) and value.value is False)
 
 
 def _is_safe(call: ast.Call) -> bool:
@@ -83,6 +83,7 @@ def _is_safe(call: ast.Call) -> bool:
         ("json.loads(data)", set()),
         ("f(trust_remote_code=True)", {"trust_remote_code"}),
         ("f(trust_remote_code=False)", set()),
+        ("f(trust_remote_code=args.trust_remote_code)", set()),
         ("f(trust_remote_code=given)", {"trust_remote_code"}),
         ("torch.load(path)", {"torch.load"}),
         ("torch.load(path, weights_only=True)", set()),
