@@ -79,6 +79,10 @@ class MediaReferenceError(MediaError, TypeError):
     """A value is not a media reference of any supported form."""
 
 
+class MediaForbiddenError(MediaReferenceError):
+    """A media reference leads to a place that `MediaOptions` does not allow: a path, a protocol or an address."""
+
+
 class MediaNotFoundError(MediaError):
     """The file or URL that a media reference names cannot be opened, or a remote one not be read to its end."""
 

@@ -2,6 +2,9 @@
 
 Every control token in the data's own text is wrapped in two markers before the chat template renders it. What the
 template itself writes is not. After rendering, the wrapped ones are tokenised as the plain text they are.
+
+Pieces of a control token that a template would put together are kept apart, likewise: `<|im_` at the end of one part
+and `end|>` at the beginning of the next, or a role that a template writes between `<|` and `|>`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import TypeVar
 
 # Two characters of a private-use plane, which no text has a meaning for.
 START, END = "\U0010fff0", "\U0010fff1"
+_SHORTEST_PIECE = 2  # of two pieces of a token one is as long as this at least
 _MARKED = re.compile(f"{START}(.*?){END}|[{START}{END}]", re.DOTALL)
 # Words that templates compare roles and types with, whatever a tokenizer's control tokens are.
 _KNOWN_WORDS = {
@@ -47,7 +51,11 @@ class ControlTokenGuard:
 
     def __init__(self, tokens: Iterable[str]) -> None:
         longest_first = sorted(set(tokens), key=lambda token: (-len(token), token))
-        self._pattern = re.compile("|".join(map(re.escape, [*longest_first, START, END])))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._all = "\0".join(longest_first)
+        self._beginnings = {token[:end] for token in longest_first for end in range(_SHORTEST_PIECE, len(token))}
+        self._endings = {token[start:] for token in longest_first for start in range(1, len(token) - 1)}
+        self._lengths = range(_SHORTEST_PIECE, len(longest_first[0]) if longest_first else 0)
 
     def mark(self, value: T) -> T:
         """Wraps the control tokens in every string of messages or tools: in keys, roles and types too.
@@ -65,18 +73,56 @@ class ControlTokenGuard:
     def _mark(self, value: object) -> object | None:
         """Returns the marked copy, or `None` when there is nothing to mark."""
         if isinstance(value, str):
-            return self._pattern.sub(_wrap, value) if self._pattern.search(value) else None
+            return self._mark_text(value)
         if isinstance(value, Mapping):
             return self._mark_mapping(value)
         if isinstance(value, Sequence) and not isinstance(value, bytes):
             items = [self._mark(item) for item in value]
+            for position in range(1, len(value) - 1):
+                if all(isinstance(item, Mapping) and "text" in item for item in value[position - 1 : position + 2]):
+                    items[position] = self._set_apart(value[position], items[position])
             if any(item is not None for item in items):
                 return [old if new is None else new for old, new in zip(value, items, strict=True)]
         return None
 
+    def _mark_text(self, text: str) -> str | None:
+        given = text
+        if START in text or END in text:  # dropped first: what they stood between may be a control token without them
+            text = text.replace(START, "").replace(END, "")
+        marked = self._pattern.sub(_wrap, text) if self._pattern.search(text) else text
+        if any(text[:length] in self._endings for length in self._lengths):
+            marked = END + marked
+        if any(text[-length:] in self._beginnings for length in self._lengths):
+            marked += END
+        return None if marked is given else marked
+
+    def _set_apart(self, part: Mapping[object, object], marked: object | None) -> object | None:
+        """Keeps a text between two others from being the middle of a control token."""
+        text = part["text"]
+        if not isinstance(text, str):
+            return marked
+        text = text.replace(START, "").replace(END, "")
+        if not self._is_piece(text):
+            return marked
+        return {**part, **(marked if isinstance(marked, Mapping) else {}), "text": f"{END}{text}{END}"}
+
+    def _is_piece(self, text: str) -> bool:
+        return bool(text) and "\0" not in text and text in self._all
+
+    def _mark_role(self, role: object) -> object | None:
+        """A role that no template knows, but may write within a control token, is wrapped whole."""
+        if isinstance(role, str):
+            plain = role.replace(START, "").replace(END, "")
+            if self._is_piece(plain) and not self._pattern.search(plain):
+                return f"{START}{plain}{END}"
+        return self._mark(role)
+
     def _mark_mapping(self, value: Mapping[object, object]) -> dict[object, object] | None:
         keys = {key: self._mark(key) for key in value}
-        items = {key: None if _is_known_word(key, item) else self._mark(item) for key, item in value.items()}
+        items = {
+            key: None if _is_known_word(key, item) else self._mark_role(item) if key == "role" else self._mark(item)
+            for key, item in value.items()
+        }
         if not any(found is not None for found in (*keys.values(), *items.values())):
             return None
         return {
@@ -90,8 +136,7 @@ def _is_known_word(key: object, value: object) -> bool:
 
 
 def _wrap(match: re.Match[str]) -> str:
-    # A marker that stands in the data is itself dropped, so that it cannot be used to close a wrapping.
-    return "" if match.group() in (START, END) else f"{START}{match.group()}{END}"
+    return f"{START}{match.group()}{END}"
 
 
 def blank_marked(text: str) -> str:

@@ -38,6 +38,8 @@ _NOBODY = -1
 _TOOL_ANSWERS = "tool_responses"  # what tools answered, kept in the message of the assistant that asked them
 # What these write is collected before it is put into the text.
 _COLLECTING = (nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock)
+# What templates raise; of those that come from strangers, what the sandbox does.
+_FAILURES = (JinjaError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _MAX_SHOWN_LINES, _MAX_SHOWN_CHARACTERS = 3, 160
 
 
@@ -124,7 +126,7 @@ class TracedTemplate:
             plain = self._render_plain(messages, generation_prompt)
             self._agrees[kinds] = traced is not None and traced.text == plain.text
             return traced if traced and self._agrees[kinds] else plain
-        except (JinjaError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except _FAILURES as error:
             roles = ", ".join(str(message["role"]) for message in messages)
             raise TemplateError(
                 f"the chat template fails on a conversation of {roles or 'no turns'}: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,7 @@ def open_dataset(args: argparse.Namespace, options: MediaOptions, **fields: obje
     from mmdatasets.cli.processors import load_processor
     from mmdatasets.features import CHOSEN_IDS, INPUT_IDS, MADE_BY
     from mmdatasets.integrations.hub import load_plugin
+    from mmdatasets.plugins.record import LOCAL_SETTINGS
 
     opened = open_rows(args)
     names = opened.dataset.column_names
@@ -105,7 +106,7 @@ def open_dataset(args: argparse.Namespace, options: MediaOptions, **fields: obje
     if args.processor is not None:
         processor = load_processor(args.processor, trust_remote_code=args.trust_remote_code)
     root = options.media_root or opened.media_root
-    local = {"media_root": root, "allow_http": options.allow_http, "decode_timeout_s": options.decode_timeout_s}
+    local = {name: value for name, value in asdict(options).items() if name in LOCAL_SETTINGS} | {"media_root": root}
     if is_mapped and MADE_BY in names:
         try:
             plugin = load_plugin(opened.dataset, processor, **local)

@@ -114,7 +114,7 @@ def is_audio_decoder(value: object) -> TypeGuard[AudioDecoderLike]:
     return callable(getattr(value, "get_all_samples", None)) and hasattr(value, "metadata")
 
 
-def decoder_source(decoder: AudioDecoderLike) -> Mapping[str, object] | None:
+def decoder_source(decoder: AudioDecoderLike, options: MediaOptions) -> Mapping[str, object] | None:
     """The undecoded `{"path", "bytes"}` that `datasets` made a decoder object of.
 
     It is what `datasets` itself stores such an object as. `None` where the object comes from elsewhere, or was made
@@ -122,17 +122,17 @@ def decoder_source(decoder: AudioDecoderLike) -> Mapping[str, object] | None:
     """
     encoded = getattr(decoder, "_hf_encoded", None)
     index = getattr(decoder, "stream_index", None)
-    if not isinstance(encoded, Mapping) or not _is_best_stream(encoded, index):
+    if not isinstance(encoded, Mapping) or not _is_best_stream(encoded, index, options):
         return None
     return encoded
 
 
-def _is_best_stream(encoded: Mapping[str, object], index: object) -> bool:
+def _is_best_stream(encoded: Mapping[str, object], index: object, options: MediaOptions) -> bool:
     from mmdatasets.media.audio_pyav import best_audio_index
 
     try:
-        with open_source(encoded, MediaOptions()) as file:
-            return index is None or best_audio_index(file) in (None, index)
+        with open_source(encoded, options) as file:
+            return index is None or best_audio_index(file, options) in (None, index)
     except MediaError:
         return True  # reading it tells what is wrong
 

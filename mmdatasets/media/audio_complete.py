@@ -1,40 +1,63 @@
 """Whether an audio file is as long as its header says.
 
-Decoders take a file that is cut off for a shorter one where the format lets them: they do not complain about WAV and
-MP3. Ogg, Matroska and MP3 without a Xing header do not tell.
+What most formats say is `mmdatasets.media.whole`; WAV and MP3 need more than their headers. MP3 without a Xing header
+does not tell.
 """
 
 from __future__ import annotations
 
 import io
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.mp3 import read_xing_header
+from mmdatasets.media.whole import check_whole, count_missing
+
+if TYPE_CHECKING:
+    from mmdatasets.options import MediaOptions
 
 _STREAMED_WAV = 0x7FFF0000  # programs that write WAV to a pipe put something above this for the size
 
 
-def check_complete(file: BinaryIO, source: str) -> None:
+def check_complete(file: BinaryIO, options: MediaOptions, source: str) -> None:
     """Refuses a file that is empty, or that ends before its header says so.
 
     Args:
         file: At any position; it is left at its start.
+        options: `allow_truncated` is used, and the limits where samples are counted.
         source: Description for errors.
 
     Raises:
-        MediaDecodeError: The file is empty or cut off.
+        MediaDecodeError: The file is empty, or cut off, which may be allowed.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(12)
     if not head:
         raise MediaDecodeError("the file is empty", source=source)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+    check_whole(file, options, source)
+    if options.allow_truncated:
+        pass
+    elif head[:4] == b"RIFF" and head[8:] == b"WAVE":
         _check_wav(file, size, source)
     elif head[:3] == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
-        _check_mp3(file, size, source)
+        _check_mp3(file, size, options, source)
     file.seek(0)
+
+
+def ends_early(file: BinaryIO) -> bool:
+    """Whether a file ends before its header says so, or may do. The file is left at its start."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    early = bool(count_missing(file))
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        early = _missing_in_wav(file, size) is not None
+    elif head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
+        header = read_xing_header(file)
+        early = header is not None and header.end is not None and header.end > size
+    file.seek(0)
+    return early
 
 
 def cut_off(problem: str, source: str) -> MediaDecodeError:
@@ -43,6 +66,14 @@ def cut_off(problem: str, source: str) -> MediaDecodeError:
 
 
 def _check_wav(file: BinaryIO, size: int, source: str) -> None:
+    missing = _missing_in_wav(file, size)
+    if missing is not None:
+        stated, found = missing
+        raise cut_off(f"its header says that its samples are {stated:,} bytes, and {found:,} follow", source)
+
+
+def _missing_in_wav(file: BinaryIO, size: int) -> tuple[int, int] | None:
+    """How many bytes of samples the header states and how many follow, where these are fewer."""
     position = 12
     while position + 8 <= size:
         file.seek(position)
@@ -50,15 +81,13 @@ def _check_wav(file: BinaryIO, size: int, source: str) -> None:
         length = int.from_bytes(header[4:], "little")
         position += 8
         if header[:4] == b"data":
-            if length < _STREAMED_WAV and position + length > size:
-                raise cut_off(
-                    f"its header says that its samples are {length:,} bytes, and {size - position:,} follow", source
-                )
-            return
+            is_short = length < _STREAMED_WAV and position + length > size
+            return (length, size - position) if is_short else None
         position += length + length % 2
+    return None
 
 
-def _check_mp3(file: BinaryIO, size: int, source: str) -> None:
+def _check_mp3(file: BinaryIO, size: int, options: MediaOptions, source: str) -> None:
     header = read_xing_header(file)
     if header is None or header.end is None or header.end <= size:
         return
@@ -77,6 +106,6 @@ def _check_mp3(file: BinaryIO, size: int, source: str) -> None:
         shown.check()
         return  # whatever decodes it has the last word
     file.seek(0)
-    found = PyAVReader().probe(file, source).num_samples
+    found = PyAVReader(options).probe(file, source).num_samples
     if found < stated:
         raise cut_off(f"its header says that it has {stated:,} samples, and {found:,} follow", source)

@@ -30,17 +30,24 @@ def planned_num_samples(
 
     Args:
         info: What `probe_audio` gave.
-        options: `audio_resampler` is used.
+        options: `audio_resampler` and `audio_sample_limit` are used.
         sampling_rate: The rate wanted, as for `decode_audio`.
         start_s: As for `decode_audio`.
         end_s: As for `decode_audio`.
 
     Raises:
         MediaDecodeError: The range holds no sample of the audio.
+        MediaLimitError: They are more than `audio_sample_limit`.
         ValueError: The range is no range: negative, not finite, or it ends before it starts.
     """
     start, end = sample_range(info, start_s, end_s)
-    return resampled_length(end - start, info.sampling_rate, sampling_rate, options.audio_resampler)
+    length = resampled_length(end - start, info.sampling_rate, sampling_rate, options.audio_resampler)
+    if length > options.audio_sample_limit:
+        raise MediaLimitError(
+            f"{end - start:,} samples at {info.sampling_rate} Hz are {length:,} at {sampling_rate} Hz, more than "
+            f"MediaOptions.audio_sample_limit = {options.audio_sample_limit:,}; raise the limit or leave it out"
+        )
+    return length
 
 
 def sample_range(info: AudioInfo, start_s: float = 0.0, end_s: float | None = None) -> tuple[int, int]:

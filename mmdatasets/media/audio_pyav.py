@@ -13,8 +13,9 @@ from av.audio.fifo import AudioFifo
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
-from mmdatasets.media.audio_scan import count_samples, decode_frames, seek_near
+from mmdatasets.media.audio_scan import count_decoded, count_samples, decode_frames, seek_near
 from mmdatasets.media.container import describe_media, open_container, reason_of
+from mmdatasets.media.limits import check_num_samples
 from mmdatasets.media.waveform import to_mono
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
     from mmdatasets.media.waveform import Waveform
+    from mmdatasets.options import MediaOptions
     from mmdatasets.types import AudioInfo
 
 # Sample format of FFmpeg, packed or planar -> its type.
@@ -36,16 +38,21 @@ class PyAVReader:
     """Reads with PyAV.
 
     Args:
+        options: `audio_sample_limit` and `video_frame_limit` are used.
         problem: Why another reader has given up, for errors.
+        is_lenient: Whether what cannot be decoded is left out, as FFmpeg's own programs do it.
     """
 
-    def __init__(self, problem: str | None = None) -> None:
+    def __init__(self, options: MediaOptions, problem: str | None = None, *, is_lenient: bool = False) -> None:
+        self._is_lenient = is_lenient
+        self._options = options
         self._problem = problem
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
         """Counts what `read` gives; see `mmdatasets.media.audio_scan`."""
         with self.opened(file, source) as (container, stream):
-            info = count_samples(container, stream)
+            count = count_decoded if self._is_lenient else count_samples
+            info = count(container, stream, self._options, source)
         if info is None:
             raise no_samples(source=source)
         return info
@@ -56,8 +63,8 @@ class PyAVReader:
         first: AudioFrame | None = None
         begin: int | None = None  # position of the first sample that is gathered
         with self.opened(file, source) as (container, stream):
-            origin = seek_near(container, stream, start_s)
-            for frame in decode_frames(container, stream):
+            origin = None if self._is_lenient else seek_near(container, stream, start_s)
+            for frame in decode_frames(container, stream, is_lenient=self._is_lenient):
                 if first is None:
                     first = frame
                     start, end = sample_bounds(first.sample_rate, start_s, end_s)
@@ -66,6 +73,7 @@ class PyAVReader:
                 if end is not None and position >= end:
                     break
                 count = frame.samples
+                check_num_samples(position + count, self._options, source)
                 if position + count > start:
                     begin = position if begin is None else begin
                     gathered.add(frame)
@@ -80,7 +88,7 @@ class PyAVReader:
     def opened(self, file: BinaryIO, source: str) -> Iterator[tuple[InputContainer, AudioStream]]:
         """Opens a file and its best audio stream; FFmpeg's errors become ours, at opening and while it is open."""
         try:
-            container = open_container(file)
+            container = open_container(file, self._options, source)
         except MemoryError:
             raise
         except Exception as error:  # FFmpeg's errors, and those of the file's own client
@@ -131,20 +139,14 @@ def best_audio(container: InputContainer, source: str) -> AudioStream:
     return stream
 
 
-def best_audio_index(file: BinaryIO) -> int | None:
+def best_audio_index(file: BinaryIO, options: MediaOptions) -> int | None:
     """Position of the best audio stream among a file's streams; `None` for WAV, which has one, and for no audio."""
     if file.read(4) == b"RIFF":
         return None  # FFmpeg takes long to open it
     file.seek(0)
-    with open_container(file) as container:
+    with open_container(file, options, "") as container:
         stream = container.streams.best("audio")
         return None if stream is None else stream.index
-
-
-def check_container(file: BinaryIO, source: str) -> None:
-    """Raises `MediaDecodeError` where a file is no container of sound that refers to nothing outside itself."""
-    with PyAVReader().opened(file, source):
-        pass
 
 
 class _Gatherer:

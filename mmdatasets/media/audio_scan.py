@@ -5,6 +5,7 @@ What headers say is not used for counting: that of an m4a is hundreds of samples
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import av
 
 from mmdatasets.errors import MediaDecodeError
+from mmdatasets.media.limits import check_num_samples
 from mmdatasets.media.mp3 import frame_format, id3_length
 from mmdatasets.types import AudioInfo
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
+    from mmdatasets.options import MediaOptions
+
     CountSamples = Callable[[Packet[AudioStream]], int]
 
 # Codecs of which every packet gives as many samples as any other, but for what is cut at the start and the end.
@@ -33,8 +37,13 @@ _SEEK_FROM_S = 2.0
 _RUN_UP_S = 0.5  # decoded before the point sought: decoders overlap frames, and some remember more than one
 
 
-def decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+def decode_frames(container: InputContainer, stream: AudioStream, *, is_lenient: bool = False) -> Iterator[AudioFrame]:
     """Decodes a stream from where its container stands.
+
+    Args:
+        container: The open file.
+        stream: The stream.
+        is_lenient: Whether packets that cannot be decoded are left out, and what cannot be read is the end.
 
     Yields:
         Frames of one rate and number of channels.
@@ -43,11 +52,23 @@ def decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[Au
         MediaDecodeError: Either of them changes.
     """
     first: AudioFrame | None = None
-    for packet in container.demux(stream):
-        for frame in _decode(packet):
+    for packet in _lenient_packets(container, stream) if is_lenient else container.demux(stream):
+        for frame in _decode_lenient(packet) if is_lenient else _decode(packet):
             first = first or frame
             _check_alike(first, frame)
             yield frame
+
+
+def _lenient_packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
+    with contextlib.suppress(av.FFmpegError):
+        yield from container.demux(stream)
+
+
+def _decode_lenient(packet: Packet[AudioStream]) -> list[AudioFrame]:
+    try:
+        return _decode(packet)
+    except av.FFmpegError:
+        return []
 
 
 def _decode(packet: Packet[AudioStream]) -> list[AudioFrame]:
@@ -74,18 +95,27 @@ def _check_alike(first: AudioFrame, frame: AudioFrame) -> None:
         )
 
 
-def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo | None:
+def count_samples(
+    container: InputContainer, stream: AudioStream, options: MediaOptions, source: str
+) -> AudioInfo | None:
     """Finds what decoding a stream gives, the container being at its start.
 
     Where every packet gives a known number of samples, only the first few and the last few are decoded: the former
     show the true rate and channels (the header of HE-AAC states half of either), and both what is cut off as padding.
     Of MP3, those are decoded, too, that do not say the same of themselves as the first one. Anything else is decoded.
 
+    Args:
+        container: The open file.
+        stream: The stream.
+        options: `audio_sample_limit` is used.
+        source: Description for errors.
+
     Returns:
         Rate, channels, number of samples and when they start; `None` where there are none.
 
     Raises:
         MediaDecodeError: Rate or channels change.
+        MediaLimitError: So many samples were counted that there are more than the limit.
     """
     packets = container.demux(stream)
     first, steady, count = _decode_start(packets)
@@ -96,10 +126,26 @@ def count_samples(container: InputContainer, stream: AudioStream) -> AudioInfo |
     # In Ogg another stream may follow, with padding of its own where the first one ends.
     if samples_of is None or container.format.name == "ogg":
         samples_of = decoding
-    count += _count_rest(packets, samples_of, decoding)
+    for counted in _count_rest(packets, samples_of, decoding):
+        count += counted
+        check_num_samples(count, options, source)
     rate = first.sample_rate
     stated = round(stream.duration * stream.time_base * rate) if stream.duration and stream.time_base else None
     return AudioInfo(rate, first.layout.nb_channels, count, first.time or 0.0, stated)
+
+
+def count_decoded(
+    container: InputContainer, stream: AudioStream, options: MediaOptions, source: str
+) -> AudioInfo | None:
+    """Finds what decoding a stream gives where packets that cannot be decoded are left out; see `count_samples`."""
+    first, count = None, 0
+    for frame in decode_frames(container, stream, is_lenient=True):
+        first = first or frame
+        count += frame.samples
+        check_num_samples(count, options, source)
+    if first is None:
+        return None
+    return AudioInfo(first.sample_rate, first.layout.nb_channels, count, first.time or 0.0)
 
 
 def _decoding(first: AudioFrame) -> CountSamples:
@@ -160,15 +206,17 @@ def _decode_start(packets: Iterator[Packet[AudioStream]]) -> tuple[AudioFrame | 
     return first, length, count
 
 
-def _count_rest(packets: Iterator[Packet[AudioStream]], samples_of: CountSamples, decoding: CountSamples) -> int:
+def _count_rest(
+    packets: Iterator[Packet[AudioStream]], samples_of: CountSamples, decoding: CountSamples
+) -> Iterator[int]:
+    """The samples of each of the packets that are left."""
     waiting: deque[Packet[AudioStream]] = deque()
-    count = 0
     for packet in packets:
         waiting.append(packet)
         if len(waiting) > _UNTOUCHED_END + 1:  # one more: the last is empty and flushes the decoder
             passed = waiting.popleft()
-            count += 0 if passed.is_discard else samples_of(passed)
-    return count + sum(map(decoding, waiting))
+            yield 0 if passed.is_discard else samples_of(passed)
+    yield from map(decoding, waiting)
 
 
 def _samples_by_packet(codec: str, steady: int, decoding: CountSamples) -> CountSamples | None:

@@ -13,6 +13,7 @@ from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_complete import cut_off
 from mmdatasets.media.audio_plan import sample_bounds
 from mmdatasets.media.audio_pyav import PyAVReader
+from mmdatasets.media.limits import check_num_samples
 from mmdatasets.media.mp3 import read_xing_header
 from mmdatasets.media.ogg import is_chained
 from mmdatasets.media.waveform import to_mono
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mmdatasets.media.waveform import Waveform
+    from mmdatasets.options import MediaOptions
 
 _MOST_SAMPLES = 2**48  # libsndfile gives 2**63 - 1 for a FLAC whose header does not say how long it is
 _RUN_UP_S = 0.5  # decoded before the point sought in Ogg: Opus takes a few frames to forget what it does not know
 _SHORTEST_MP3_FRAME = 24  # bytes, at 8 kbit/s and 24 kHz
 _ID3V1 = 128  # bytes of the tag that may stand at the end of an MP3 file
-_BLOCK = 2**20  # samples of each channel read at a time: a header that lies cannot make us reserve terabytes
+_BLOCK = 2**21  # samples of all channels read at a time: a header that lies cannot make us reserve terabytes
 
 
 class SoundfileReader:
@@ -37,13 +39,20 @@ class SoundfileReader:
     Of MP3 files it reads those whose header states the length of all of it. Without that, libsndfile guesses the
     length from the first frame's bit rate, and never reads beyond it; nor does it beyond what a header states, where
     another file was joined to the first.
+
+    Args:
+        options: `audio_sample_limit` and `video_frame_limit` are used.
     """
+
+    def __init__(self, options: MediaOptions) -> None:
+        self._options = options
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
         """Finds what `read` gives, from the header; of a FLAC the last sample is read, too."""
-        with _opened(file, source) as sound:
+        with _opened(file, self._options, source) as sound:
             if isinstance(sound, PyAVReader):
                 return sound.probe(file, source)
+            check_num_samples(sound.frames, self._options, source)
             if sound.format == "FLAC" and sound.frames:
                 sound.seek(sound.frames - 1)  # quick in this format
                 if len(sound.read(1)) != 1:
@@ -52,11 +61,12 @@ class SoundfileReader:
 
     def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
         """Decodes a range, all channels averaged: `(num_samples,)` and its sampling rate."""
-        with _opened(file, source) as sound:
+        with _opened(file, self._options, source) as sound:
             if isinstance(sound, PyAVReader):
                 return sound.read(file, source, start_s, end_s)
             start, end = sample_bounds(sound.samplerate, start_s, end_s)
             end = sound.frames if end is None else min(end, sound.frames)
+            check_num_samples(end, self._options, source)
             return _read(sound, min(start, end), end, source), sound.samplerate
 
 
@@ -69,7 +79,8 @@ def _read(sound: soundfile.SoundFile, start: int, end: int, source: str) -> Wave
         run_up = min(start, round(_RUN_UP_S * sound.samplerate)) if sound.format == "OGG" else 0
         sound.seek(start - run_up)
         _read_block(sound, run_up, source)
-    blocks = [to_mono(_read_block(sound, min(_BLOCK, end - at), source).T) for at in range(start, end, _BLOCK)]
+    block = max(1, _BLOCK // sound.channels)
+    blocks = [to_mono(_read_block(sound, min(block, end - at), source).T) for at in range(start, end, block)]
     return np.concatenate(blocks or [np.empty(0, dtype=np.float32)])
 
 
@@ -82,7 +93,7 @@ def _read_block(sound: soundfile.SoundFile, num_samples: int, source: str) -> Wa
 
 
 @contextmanager
-def _opened(file: BinaryIO, source: str) -> Iterator[soundfile.SoundFile | PyAVReader]:
+def _opened(file: BinaryIO, options: MediaOptions, source: str) -> Iterator[soundfile.SoundFile | PyAVReader]:
     """Opens a file with libsndfile; gives the other reader where that is the one to use, with the file rewound."""
     shown = Nameless(file)
     try:
@@ -91,15 +102,15 @@ def _opened(file: BinaryIO, source: str) -> Iterator[soundfile.SoundFile | PyAVR
         shown.check()
         _check_version(source)
         file.seek(0)
-        yield PyAVReader(f"libsndfile: {error.error_string}")
+        yield PyAVReader(options, f"libsndfile: {error.error_string}")
         return
     with sound:
         try:
-            if _is_read_right(sound, file):
+            if _is_read_right(sound, file, options):
                 yield sound
             else:
                 file.seek(0)
-                yield PyAVReader()
+                yield PyAVReader(options)
             shown.check()
         except soundfile.LibsndfileError as error:
             shown.check()
@@ -116,7 +127,7 @@ def _check_version(source: str) -> None:
         )
 
 
-def _is_read_right(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
+def _is_read_right(sound: soundfile.SoundFile, file: BinaryIO, options: MediaOptions) -> bool:
     if sound.format == "OGG" and is_chained(file):
         return False
     if sound.format != "MP3":
@@ -126,14 +137,14 @@ def _is_read_right(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
     size = file.seek(0, io.SEEK_END)
     is_right = header is not None and header.num_frames * _SHORTEST_MP3_FRAME <= size
     if header is not None and is_right and (header.end is None or size > header.end + _ID3V1):
-        is_right = _count_mp3_frames(file) <= header.num_frames + 1  # what is no frame makes one packet
+        is_right = _count_mp3_frames(file, options) <= header.num_frames + 1  # what is no frame makes one packet
     file.seek(position)
     return is_right
 
 
-def _count_mp3_frames(file: BinaryIO) -> int:
+def _count_mp3_frames(file: BinaryIO, options: MediaOptions) -> int:
     file.seek(0)
-    with PyAVReader().opened(file, "") as (container, stream):
+    with PyAVReader(options).opened(file, "") as (container, stream):
         return sum(packet.size > 0 for packet in container.demux(stream))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmdatasets.media.audio_arrays import RawAudio, decoder_source, is_audio_decoder, read_raw_audio
 from mmdatasets.media.source import to_stored
+from mmdatasets.options import MediaOptions
 from mmdatasets.types import StoredMedia
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def audio_to_stored(reference: object) -> StoredMedia:
         MediaDecodeError: There are no samples.
     """
     if is_audio_decoder(reference):
-        encoded = decoder_source(reference)
+        encoded = decoder_source(reference, MediaOptions())  # who made it opened the file
         if encoded is not None:
             return to_stored(encoded)
     raw = read_raw_audio(reference)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mmdatasets.errors import MediaDecodeError, MissingExtraError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
-from mmdatasets.media.audio_pyav import check_container
+from mmdatasets.media.audio_pyav import PyAVReader
 from mmdatasets.media.waveform import to_mono
 from mmdatasets.types import AudioInfo
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torchcodec import AudioSamples
 
     from mmdatasets.media.waveform import Waveform
+    from mmdatasets.options import MediaOptions
+
+_MOST_SAMPLES_OF_A_BYTE = 2**11  # three bytes of Opus may be 120 ms of silence
 
 
 class TorchcodecReader:
@@ -26,25 +29,51 @@ class TorchcodecReader:
     Its own mixing down (`num_channels=1`) makes stereo a factor of 1.414 too loud, and its own resampling lets aliases
     through at -22 dB, so neither is used. It has no count of samples but by decoding.
 
+    Args:
+        options: `audio_sample_limit` and `video_frame_limit` are used.
+
     Raises:
         MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: MediaOptions) -> None:
+        self._options = options
         require_torchcodec("audio_backend='torchcodec'")
 
     def probe(self, file: BinaryIO, source: str) -> AudioInfo:
         """Counts what `read` gives, by decoding."""
-        decoded = _decode(file, source)
+        decoded = self._decode(file, source)
         num_channels, num_samples = decoded.data.shape
         return AudioInfo(decoded.sample_rate, num_channels, num_samples, decoded.pts_seconds)
 
     def read(self, file: BinaryIO, source: str, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
         """Decodes everything and cuts a range, all channels averaged: `(num_samples,)` and its sampling rate."""
-        decoded = _decode(file, source)
+        decoded = self._decode(file, source)
         samples, rate = decoded.data, decoded.sample_rate
         start, end = sample_bounds(rate, start_s, end_s)
         return to_mono(samples[:, start:end].numpy()), rate
+
+    def _decode(self, file: BinaryIO, source: str) -> AudioSamples:
+        from torchcodec.decoders import AudioDecoder
+
+        self._check(file, source)
+        file.seek(0)
+        try:
+            return AudioDecoder(file).get_all_samples()
+        except Exception as error:  # a RuntimeError mostly, but what FFmpeg says comes in other types, too
+            if "No audio frames were decoded" in str(error):
+                raise no_samples(source=source) from error
+            raise MediaDecodeError(f"torchcodec cannot decode it: {_reason(error)}", source=source) from error
+
+    def _check(self, file: BinaryIO, source: str) -> None:
+        """Keeps what torchcodec cannot be kept from: reading what a playlist names, and decoding without end."""
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if size * _MOST_SAMPLES_OF_A_BYTE > self._options.audio_sample_limit:
+            PyAVReader(self._options).probe(file, source)
+            return
+        with PyAVReader(self._options).opened(file, source):
+            pass
 
 
 def require_torchcodec(purpose: str) -> None:
@@ -58,20 +87,6 @@ def require_torchcodec(purpose: str) -> None:
         error = MissingExtraError.for_package("torchcodec", "torchcodec", purpose)
         error.message = f"{error.message}, and FFmpeg ({problem})"
         raise error
-
-
-def _decode(file: BinaryIO, source: str) -> AudioSamples:
-    from torchcodec.decoders import AudioDecoder
-
-    # FFmpeg would read what a playlist names, and torchcodec cannot keep it from that.
-    check_container(file, source)
-    file.seek(0)
-    try:
-        return AudioDecoder(file).get_all_samples()
-    except Exception as error:  # a RuntimeError mostly, but what FFmpeg says comes in other types, too
-        if "No audio frames were decoded" in str(error):
-            raise no_samples(source=source) from error
-        raise MediaDecodeError(f"torchcodec cannot decode it: {_reason(error)}", source=source) from error
 
 
 def _reason(error: Exception) -> str:

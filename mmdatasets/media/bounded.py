@@ -22,7 +22,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mmdatasets.errors import MediaDecodeError, MediaTimeoutError, MMDatasetsError
+from mmdatasets.errors import MediaDecodeError, MediaLimitError, MediaTimeoutError, MMDatasetsError
 from mmdatasets.media.source import describe_source
 from mmdatasets.types import FramePlan, MediaPlan
 
@@ -75,14 +75,25 @@ def run_bounded(work: str, reference: object, *args: object, options: MediaOptio
 
     Raises:
         MediaTimeoutError: If it takes longer. The other process is ended.
+        MediaLimitError: If it takes more memory than `decode_memory_limit`.
         MediaDecodeError: If the decoder takes the other process down with it.
         Exception: What the same call in this process raises.
     """
     timeout_s = cast("float", options.decode_timeout_s)
-    plain = dataclasses.replace(options, decode_timeout_s=None)
-    kwargs["options"] = plain
-    request = pickle.dumps((work, timeout_s, (reference, *args), kwargs), protocol=pickle.HIGHEST_PROTOCOL)
-    return _helper_of(os.getpid()).ask(request, timeout_s, describe_source(reference))
+    memory = options.decode_memory_limit
+    kwargs["options"] = dataclasses.replace(options, decode_timeout_s=None, decode_memory_limit=None)
+    request = pickle.dumps((work, timeout_s, memory, (reference, *args), kwargs), protocol=pickle.HIGHEST_PROTOCOL)
+    source = describe_source(reference)
+    try:
+        return _helper_of(os.getpid()).ask(request, timeout_s, source)
+    except MemoryError as error:
+        if memory is None:
+            raise
+        raise MediaLimitError(
+            f"reading it needs more memory than MediaOptions.decode_memory_limit = {memory:,} bytes; raise the limit "
+            "or leave it out",
+            source=source,
+        ) from error
 
 
 @functools.cache

@@ -14,6 +14,8 @@ import av.stream
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError
 from mmdatasets.media.header import check_pixels, describe_content
+from mmdatasets.media.mp4_counts import check_sample_counts
+from mmdatasets.media.whole import check_whole
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -47,14 +49,14 @@ class OpenVideo:
         stream: The track that FFmpeg deems the best one.
         has_audio: Whether there is a sound track.
         source: Description for errors.
-        max_pixels: No frame with more pixels is decoded.
+        limits: No frame of more pixels is decoded, and no more frames are read, than these allow.
     """
 
     container: InputContainer
     stream: VideoStream
     has_audio: bool
     source: str
-    max_pixels: int
+    limits: MediaOptions
 
     @property
     def is_only_track(self) -> bool:
@@ -78,18 +80,29 @@ class OpenVideo:
         return self.stream.codec_context
 
 
-def open_container(file: BinaryIO, options: dict[str, str] | None = None, *, quick: bool = False) -> InputContainer:
+def open_container(
+    file: BinaryIO,
+    limits: MediaOptions,
+    source: str,
+    *,
+    options: dict[str, str] | None = None,
+    quick: bool = False,
+) -> InputContainer:
     """Opens a file of one of `CONTAINER_FORMATS`, so that nothing in it can make FFmpeg read anything else.
 
     Args:
         file: Binary file, seekable; read from where it stands. It is not closed with the container.
+        limits: `video_frame_limit` and `audio_sample_limit` are used, for files that claim more.
+        source: Description for errors.
         options: Options of the demuxer and the decoders.
         quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
 
     Raises:
         av.FFmpegError: The file is of no such format, or damaged.
+        MediaLimitError: It claims more frames or samples than allowed.
         Exception: Whatever the file raises.
     """
+    check_sample_counts(file, limits, source)
     container: InputContainer = av.open(
         _Reader(file),
         mode="r",
@@ -113,7 +126,7 @@ def open_video(
 
     Args:
         file: Binary file, seekable; read from its first byte.
-        options: `image_pixel_limit` is used.
+        options: `allow_truncated`, `image_pixel_limit`, `video_frame_limit` and `audio_sample_limit` are used.
         source: Description for errors.
         threads: How many threads decode.
         quick: Whether to trust the header, and not let FFmpeg decode the first frames to learn more about the tracks.
@@ -123,18 +136,19 @@ def open_video(
         The open container.
 
     Raises:
-        MediaDecodeError: The file is no video, is damaged, or has no video track.
-        MediaLimitError: The header announces frames of more pixels than the limit.
+        MediaDecodeError: The file is no video, is damaged, cut off, or has no video track.
+        MediaLimitError: The header announces frames of more pixels, or more frames, than the limit.
     """
     file.seek(0)
     limit = {"max_pixels": str(2 * options.image_pixel_limit + _PADDING)}  # the exact one is `check_frame_size`
     try:
-        container = open_container(file, limit, quick=quick)
+        container = open_container(file, options, source, options=limit, quick=quick)
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
         if is_out_of_memory(error):
             raise
         raise _not_readable(file, error, source) from error
     with container:
+        check_whole(file, options, source)
         # PyAV has FFmpeg invent missing times, which it does wrongly for frames that are not stored in order (AVI).
         container.flags &= ~_GENERATE_TIMES
         stream = _video_track(container, source)
@@ -143,7 +157,7 @@ def open_video(
         decoder.options = limit
         decoder.thread_count = threads
         decoder.thread_type = "AUTO"
-        yield OpenVideo(container, stream, bool(container.streams.audio), source, options.image_pixel_limit)
+        yield OpenVideo(container, stream, bool(container.streams.audio), source, options)
 
 
 def damaged(error: Exception, what: str, source: str) -> MediaError:
@@ -164,9 +178,10 @@ def check_frame_size(video: OpenVideo, width: int, height: int) -> None:
     Raises:
         MediaLimitError: Naming the size and the limit.
     """
-    if width * height > video.max_pixels:
+    limit = video.limits.image_pixel_limit
+    if width * height > limit:
         raise MediaLimitError(
-            f"a frame is {width}x{height} pixels, more than MediaOptions.image_pixel_limit = {video.max_pixels:,}",
+            f"a frame is {width}x{height} pixels, more than MediaOptions.image_pixel_limit = {limit:,}",
             source=video.source,
         )
 

@@ -11,11 +11,12 @@ import stat
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import xxhash
 
 from mmdatasets.errors import MediaError
+from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.source import local_path, mapped_reference, url_of
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def content_key(reference: object, options: MediaOptions, modality: Modality) ->
 
     Args:
         reference: A media reference of any form; see `mmdatasets.types.MediaReference`.
-        options: `media_root`, `allow_http` and, for audio, `audio_backend` are used. Limits are not: what exceeds
-            them is refused whether remembered or not.
+        options: What says where media may be read from and, for audio, `audio_backend` are used, and
+            `allow_truncated`. Limits are not: what exceeds them is refused whether remembered or not.
         modality: As what the content is probed.
 
     Returns:
@@ -55,7 +56,8 @@ def content_key(reference: object, options: MediaOptions, modality: Modality) ->
     if content is None:
         return None
     reader = options.audio_backend if modality == "audio" else modality
-    return _digest(f"{PROBE_VERSION} {modality} {reader} {_versions(reader)}".encode(), *content)
+    truncated = " truncated" if options.allow_truncated else ""
+    return _digest(f"{PROBE_VERSION} {modality} {reader} {_versions(reader)}{truncated}".encode(), *content)
 
 
 def _content(reference: object, options: MediaOptions) -> tuple[bytes, ...] | None:
@@ -81,9 +83,12 @@ def _content_at(reference: str | os.PathLike[str], options: MediaOptions) -> tup
     url = url_of(reference)
     if url is None:  # data:
         return b"data", xxhash.xxh3_128_digest(os.fsencode(os.fspath(reference)))
-    from mmdatasets.media.remote import remote_version
+    if is_bounded(url, options):
+        found = cast("str | None", run_bounded("remote_version", url, options=options))
+    else:
+        from mmdatasets.media.remote import remote_version
 
-    found = remote_version(url, options)
+        found = remote_version(url, options)
     return None if found is None else (b"url", url.encode("utf-8", "surrogatepass"), found.encode())
 
 

@@ -21,12 +21,19 @@ import torch
 from mmdatasets.media.audio import decode_audio, probe_audio
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.probe import probe_image
+from mmdatasets.media.remote import remote_version
 from mmdatasets.media.video import decode_frames, probe_video
 from mmdatasets.media.wire import Found, read_message, write_error, write_found
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 READY = b"R"
 _GRACE_S = 5.0
 _WORK: dict[str, Callable[..., Found]] = {
+    "remote_version": remote_version,
     "probe_image": probe_image,
     "probe_video": probe_video,
     "probe_audio": probe_audio,
@@ -49,10 +56,22 @@ def main() -> None:
     # Where the other process ended before it took the answer, nobody is left to be told.
     with open(os.devnull, "w") as nowhere, contextlib.suppress(BrokenPipeError):  # noqa: PTH123
         while True:
-            name, timeout_s, args, kwargs = pickle.loads(requests.get())
+            name, timeout_s, memory, args, kwargs = pickle.loads(requests.get())
+            _limit_memory(memory)
             faulthandler.dump_traceback_later(timeout_s + _GRACE_S, exit=True, file=nowhere)
             _answer(answers, name, args, kwargs)
             faulthandler.cancel_dump_traceback_later()
+
+
+def _limit_memory(num_bytes: int | None) -> None:
+    """Has allocations fail beyond so many bytes, those of decoders too."""
+    if resource is None:
+        return
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = resource.RLIM_INFINITY if num_bytes is None else num_bytes
+    if hard != resource.RLIM_INFINITY:
+        wanted = hard if wanted == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
 def _listen(file: BinaryIO, requests: queue.SimpleQueue[bytearray]) -> None:

@@ -52,7 +52,7 @@ def decode_frame_list(
 ) -> torch.Tensor:
     """Decodes the planned ones of a list of frames; see `mmdatasets.media.video.decode_frames`."""
     check_plan(plan, len(frames), _times(len(frames), fps), source)
-    writer = FrameWriter(plan.indices, source)
+    writer = FrameWriter(plan.indices, source, options)
     for index in sorted(writer.missing):
         try:
             image = decode_image(frames[index], options)

@@ -10,10 +10,13 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from mmdatasets.errors import MediaDecodeError
+from mmdatasets.media.limits import check_video_pixels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from av.video.frame import VideoFrame
+
+    from mmdatasets.options import MediaOptions
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -47,14 +50,16 @@ class FrameWriter:
     Args:
         indices: Positions in the video's frames, as `FramePlan` has them.
         source: Description for errors.
+        limits: `video_pixel_limit` is used.
     """
 
-    def __init__(self, indices: Sequence[int], source: str) -> None:
+    def __init__(self, indices: Sequence[int], source: str, limits: MediaOptions) -> None:
         self._rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             self._rows.setdefault(index, []).append(row)
         self._num_rows = len(indices)
         self._source = source
+        self._limits = limits
         self._frames: torch.Tensor | None = None
         self._missing = set(self._rows)
         self._reformatter = VideoReformatter()
@@ -81,8 +86,10 @@ class FrameWriter:
 
         Raises:
             MediaDecodeError: The size is another than that of the frames before.
+            MediaLimitError: All frames of this size are more pixels than `video_pixel_limit`.
         """
         if self._frames is None:
+            check_video_pixels(self._num_rows, pixels.shape[1], pixels.shape[0], self._limits, self._source)
             self._frames = torch.empty((self._num_rows, *pixels.shape), dtype=torch.uint8)
         height, width = self._frames.shape[1:3]
         if pixels.shape[:2] != (height, width):

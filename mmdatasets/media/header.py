@@ -6,9 +6,10 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import PIL.Image
+import PIL.ImageFile
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaLimitError
 
@@ -41,6 +42,7 @@ _OTHER_SIGNATURES = {
     b"<html": "an HTML page, as servers send in place of a missing file",
 }
 _pillow_limit_lock = threading.Lock()
+_truncated_lock = threading.Lock()
 
 
 def open_image(file: BinaryIO, options: MediaOptions, source: str) -> ImageFile:
@@ -111,6 +113,35 @@ def without_pillow_limit(pixels: int | None = None) -> Iterator[None]:
             yield
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+class _InThread:
+    """What is true in one thread, and elsewhere what it was."""
+
+    def __init__(self, before: object) -> None:
+        self._before = before
+        self._thread = threading.get_ident()
+
+    def __bool__(self) -> bool:
+        return threading.get_ident() == self._thread or bool(self._before)
+
+
+@contextmanager
+def with_truncated(options: MediaOptions) -> Iterator[None]:
+    """Has Pillow take images that are cut off, where `allow_truncated`, in this thread and block alone.
+
+    Pillow asks one variable of its module, all over its readers of formats; other threads find there what it was.
+    """
+    if not options.allow_truncated:
+        yield
+        return
+    with _truncated_lock:
+        before = PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = cast("bool", _InThread(before))
+        try:
+            yield
+        finally:
+            PIL.ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def describe_content(file: BinaryIO) -> str:  # noqa: PLR0911 - one for each kind

@@ -13,7 +13,7 @@ import torch
 from mmdatasets.errors import MediaDecodeError, MediaError, MissingExtraError
 from mmdatasets.media.arrays import array_to_rgb
 from mmdatasets.media.bounded import is_bounded, run_bounded
-from mmdatasets.media.header import check_pixels, open_image, without_pillow_limit
+from mmdatasets.media.header import check_pixels, open_image, with_truncated, without_pillow_limit
 from mmdatasets.media.orientation import oriented_size, read_orientation, upright
 from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
 
@@ -40,8 +40,8 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
 
     Args:
         reference: A media reference of any form; see `mmdatasets.types.ImageReference`.
-        options: `image_backend`, `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used. The
-            backend changes the speed, never the pixels.
+        options: `image_backend`, `allow_truncated`, the limits, and what says where media may be read from are used.
+            The backend changes the speed, never the pixels.
 
     Returns:
         `uint8` tensor `(3, height, width)`, of which a pixel's channels may be stored side by side, as decoders give
@@ -53,7 +53,8 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
         MediaNotFoundError: The path or URL cannot be opened.
         MediaReferenceError: The value is no image reference.
         MediaDecodeError: The file is no image, or is damaged.
-        MediaLimitError: The header announces more pixels than `image_pixel_limit`.
+        MediaLimitError: The header announces more pixels than `image_pixel_limit`, or there are more bytes than
+            `byte_limit`.
         MediaTimeoutError: It takes longer than `decode_timeout_s`.
         MissingExtraError: `image_backend` is `"torchcodec"` and that is not installed.
     """
@@ -69,7 +70,7 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
     if is_pil_image(reference):
         check_pixels(reference.size, options, source)
         return _decode_with_pillow(reference, None, source)
-    with open_source(reference, options) as file:
+    with open_source(reference, options) as file, with_truncated(options):
         image = open_image(file, options, source)
         if decode_file is not None and _torchcodec_equals_pillow(image, file):
             pixels = _decode_with_torchcodec(decode_file, image, file)

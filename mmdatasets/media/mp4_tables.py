@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Ticks = npt.NDArray[np.int64]
 
-_LARGEST_MOVIE = 256 << 20  # bytes; a day of 60 frames a second takes 80 MiB
+LARGEST_MOVIE = 256 << 20  # bytes; a day of 60 frames a second takes 80 MiB
 _LARGEST_OFFSET = 1 << 28  # ticks; FFmpeg takes greater ones for damage
 _RATE_OF_ONE = 1 << 16
 _NOTHING = memoryview(b"")
@@ -79,7 +79,7 @@ def _read_movie(file: BinaryIO) -> memoryview | None:
         if size == 1:
             size, length = struct.unpack_from(">Q", header, 8)[0], 16
         if kind == b"moov":
-            if not length <= size <= _LARGEST_MOVIE:
+            if not length <= size <= LARGEST_MOVIE:
                 return None
             file.seek(start + length)
             return memoryview(file.read(size - length))
@@ -89,27 +89,27 @@ def _read_movie(file: BinaryIO) -> memoryview | None:
 
 
 def _track_tables(movie: memoryview, track_id: int) -> SampleTables | None:
-    boxes = list(_boxes(movie))
-    if any(kind == b"mvex" for kind, _ in boxes):
+    found = list(boxes(movie))
+    if any(kind == b"mvex" for kind, _ in found):
         return None
-    for kind, content in boxes:
+    for kind, content in found:
         if kind == b"trak":
-            track = dict(_boxes(content))
+            track = dict(boxes(content))
             header = track.get(b"tkhd", _NOTHING)
-            if len(header) >= 24 and _number(header, 20 if header[0] == 1 else 12) == track_id:
+            if len(header) >= 24 and number(header, 20 if header[0] == 1 else 12) == track_id:
                 return _sample_tables(track)
     return None
 
 
 def _sample_tables(track: dict[bytes, memoryview]) -> SampleTables | None:
-    if b"edts" in track and not _is_one_edit(dict(_boxes(track[b"edts"])).get(b"elst")):
+    if b"edts" in track and not _is_one_edit(dict(boxes(track[b"edts"])).get(b"elst")):
         return None
     tables = track
     for kind in (b"mdia", b"minf", b"stbl"):
-        tables = dict(_boxes(tables.get(kind, _NOTHING)))
-    if not {b"stsd", b"stts", b"stsz"} <= tables.keys() or _number(tables[b"stsd"], 4) != 1:
+        tables = dict(boxes(tables.get(kind, _NOTHING)))
+    if not {b"stsd", b"stts", b"stsz"} <= tables.keys() or number(tables[b"stsd"], 4) != 1:
         return None
-    num_samples = _number(tables[b"stsz"], 8)
+    num_samples = number(tables[b"stsz"], 8)
     durations = _expand(tables[b"stts"], num_samples)
     offsets = _expand(tables[b"ctts"], num_samples) if b"ctts" in tables else np.zeros(num_samples, np.int64)
     if durations is None or offsets is None or not num_samples:
@@ -125,7 +125,7 @@ def _is_one_edit(content: memoryview | None) -> bool:
         return True
     layout = ">QqI" if content[0] == 1 else ">IiI"
     size = struct.calcsize(layout)
-    count = _number(content, 4)
+    count = number(content, 4)
     if count > 2 or len(content) < 8 + count * size:
         return False
     edits = [struct.unpack_from(layout, content, 8 + index * size) for index in range(count)]
@@ -136,7 +136,7 @@ def _is_one_edit(content: memoryview | None) -> bool:
 
 def _expand(content: memoryview, num_samples: int) -> Ticks | None:
     """Values of a table of (how many samples, value); `None` where they are not as many as the samples."""
-    count = _number(content, 4)
+    count = number(content, 4)
     if count * 8 > len(content) - 8:
         return None
     pairs = np.frombuffer(content, dtype=">i4", count=2 * count, offset=8).reshape(-1, 2).astype(np.int64)
@@ -146,13 +146,22 @@ def _expand(content: memoryview, num_samples: int) -> Ticks | None:
     return values
 
 
-def _number(content: memoryview, offset: int) -> int:
+def number(content: memoryview, offset: int) -> int:
+    """The unsigned number of 32 bits at an offset.
+
+    Raises:
+        struct.error: It is cut off.
+    """
     value: int = struct.unpack_from(">I", content, offset)[0]
     return value
 
 
-def _boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and content of the boxes that lie in one."""
+def boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and content of the boxes that lie in one.
+
+    Raises:
+        ValueError: One is longer than what it lies in.
+    """
     start = 0
     while start + 8 <= len(content):
         size, kind = struct.unpack_from(">I4s", content, start)

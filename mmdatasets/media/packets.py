@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import av.error
 import numpy as np
 
 from mmdatasets.media.container import damaged, is_out_of_memory
+from mmdatasets.media.limits import check_num_frames
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -60,6 +62,7 @@ class PacketScanner:
     """Gathers a `PacketScan` while the packets pass by."""
 
     def __init__(self, video: OpenVideo) -> None:
+        self._video = video
         self._codec = video.decoder.name
         self._time_base = video.stream.time_base or Fraction(1, 1000)
         self._pts: list[int | None] = []
@@ -71,7 +74,12 @@ class PacketScanner:
         self._corrupt = False
 
     def add(self, packet: Packet[VideoStream]) -> None:
-        """Takes a packet into account."""
+        """Takes a packet into account.
+
+        Raises:
+            MediaLimitError: There are more than `video_frame_limit`.
+        """
+        check_num_frames(len(self._pts) + 1, self._video.limits, self._video.source)
         self._pts.append(packet.pts)
         self._dts.append(packet.dts)
         self._durations.append(packet.duration or 0)
@@ -128,6 +136,8 @@ def read_packets(video: OpenVideo) -> Iterator[Packet[VideoStream]]:
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
         if is_out_of_memory(error):
             raise
+        if video.limits.allow_truncated and isinstance(error, av.error.FFmpegError):
+            return
         raise damaged(error, "cannot be read to its end", video.source) from error
 
 

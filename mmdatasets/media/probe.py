@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from mmdatasets.media.bounded import is_bounded, run_bounded
-from mmdatasets.media.header import check_pixels, open_image
+from mmdatasets.media.header import check_pixels, open_image, with_truncated
 from mmdatasets.media.orientation import orientation_of, oriented_size
 from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
 from mmdatasets.media.webp import read_webp_header
@@ -20,7 +20,7 @@ def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
 
     Args:
         reference: A media reference of any form; see `mmdatasets.types.ImageReference`.
-        options: `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used.
+        options: `allow_truncated`, the limits, and what says where media may be read from are used.
 
     Returns:
         Width and height in pixels, after EXIF orientation.
@@ -29,7 +29,8 @@ def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
         MediaNotFoundError: The path or URL cannot be opened.
         MediaReferenceError: The value is no image reference.
         MediaDecodeError: The file is no image, or its header is damaged.
-        MediaLimitError: The header announces more pixels than `image_pixel_limit`.
+        MediaLimitError: The header announces more pixels than `image_pixel_limit`, or there are more bytes than
+            `byte_limit`.
         MediaTimeoutError: It takes longer than `decode_timeout_s`.
     """
     if is_bounded(reference, options):
@@ -42,7 +43,7 @@ def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
     if is_pil_image(reference):
         size = oriented_size(reference, getattr(reference, "fp", None))
         return _checked(size, options, describe_source(reference))
-    with open_source(reference, options) as file:
+    with open_source(reference, options) as file, with_truncated(options):
         source = describe_source(reference)
         webp = read_webp_header(file)
         if webp is None:

@@ -9,6 +9,7 @@ from mmdatasets.media.audio import probe_audio
 from mmdatasets.media.clip import is_frame_list, split_clip
 from mmdatasets.media.content import content_key
 from mmdatasets.media.header import check_pixels
+from mmdatasets.media.limits import check_num_frames, check_num_samples
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source
 from mmdatasets.media.video import describe_video, probe_video
@@ -46,12 +47,16 @@ class MediaProber:
         if is_frame_list(clip.reference):
             return probe_video(reference, self._options, self.image)
         info = self._probe("video", clip.reference, VideoInfo, lambda: probe_video(reference, self._options))
-        check_pixels((info.width, info.height), self._options, describe_video(clip.reference), what="frame")
+        source = describe_video(clip.reference)
+        check_pixels((info.width, info.height), self._options, source, what="frame")
+        check_num_frames(info.num_frames, self._options, source)
         return info
 
     def audio(self, reference: object) -> AudioInfo:
         """What `mmdatasets.media.audio.probe_audio` finds."""
-        return self._probe("audio", reference, AudioInfo, lambda: probe_audio(reference, self._options))
+        info = self._probe("audio", reference, AudioInfo, lambda: probe_audio(reference, self._options))
+        check_num_samples(info.num_samples, self._options, describe_source(reference))
+        return info
 
     def flush(self) -> None:
         """Has the cache write what was found since the last time."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
 from mmdatasets.errors import MediaNotFoundError, MediaReferenceError
+from mmdatasets.media.limits import check_bytes
+from mmdatasets.media.places import check_opened, check_path, resolve
 from mmdatasets.types import StoredMedia
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ EXPECTED_FORMS = (
 # A scheme has two letters or more: `C://` is a drive. `::` chains filesystems, as in `zip://a.png::s3://bucket/a.zip`.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(?:://|::)")
 _LONGEST_SHOWN = 120
+# A FIFO without a writer blocks an ordinary open for ever, and a terminal would become that of this process.
+_OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 
 
 class _BorrowedFile:
@@ -77,18 +81,22 @@ def open_source(reference: object, options: MediaOptions) -> BinaryIO:
     Args:
         reference: A path, a URL, a `data:` URI, bytes, a seekable binary file object, or a `{"path", "bytes"}`
             mapping, of which the bytes win.
-        options: `media_root` and `allow_http` are used.
+        options: What says where media may be read from, `byte_limit` and the timeouts of `http(s)` are used.
 
     Returns:
         A seekable binary file; use it as a context manager.
 
     Raises:
+        MediaForbiddenError: The options do not allow the place that the reference leads to.
+        MediaLimitError: It has more bytes than `byte_limit`. File objects, which the caller opened, are not measured.
         MediaNotFoundError: Nothing can be opened under the path or URL.
         MediaReferenceError: The value is no reference to a file, or is a kind that the options refuse.
     """
     if isinstance(reference, (str, os.PathLike)):
         return _open_location(_location(reference), options)
     if isinstance(reference, (bytes, bytearray, memoryview)):
+        size = reference.nbytes if isinstance(reference, memoryview) else len(reference)
+        check_bytes(size, options, describe_source(reference))
         return io.BytesIO(reference if isinstance(reference, bytes) else bytes(reference))
     if isinstance(reference, Mapping):
         return open_source(mapped_reference(reference), options)
@@ -193,9 +201,10 @@ def local_path(reference: str | os.PathLike[str], options: MediaOptions) -> str 
 
     Args:
         reference: A path or URL.
-        options: `media_root` is used.
+        options: `media_root` and `media_roots` are used.
 
     Raises:
+        MediaForbiddenError: It leads out of the `media_roots`.
         MediaReferenceError: It is no path, or a `file://` URL of another host.
     """
     location = _location(reference)
@@ -205,10 +214,13 @@ def local_path(reference: str | os.PathLike[str], options: MediaOptions) -> str 
             raise MediaReferenceError(
                 "a file:// URL must name a file of this host", source=_describe_location(location)
             )
-        return urllib.request.url2pathname(location[7:].removeprefix(parts.netloc))
-    if _is_data_uri(location) or _URL.match(location):
+        path = urllib.request.url2pathname(location[7:].removeprefix(parts.netloc))
+    elif _is_data_uri(location) or _URL.match(location):
         return None
-    return location if options.media_root is None else os.path.join(options.media_root, location)  # noqa: PTH118
+    else:
+        path = resolve(location, options)
+    check_path(path, options, _describe_location(location))
+    return path
 
 
 def url_of(reference: str | os.PathLike[str]) -> str | None:
@@ -261,28 +273,32 @@ def _stored_mapping(reference: Mapping[str, object]) -> StoredMedia:
 
 def _open_location(location: str, options: MediaOptions) -> BinaryIO:
     if _is_data_uri(location):
+        check_bytes(len(location), options, _describe_location(location))
         return io.BytesIO(_data_uri_bytes(location))
     path = local_path(location, options)
     if path is not None:
-        return _open_local(path, location if _URL.match(location) else path)
+        return _open_local(path, _describe_location(location if _URL.match(location) else path), options)
     from mmdatasets.media.remote import open_url
 
     return open_url(location, options)
 
 
-def _open_local(path: str, location: str) -> BinaryIO:
-    source = _describe_location(location)
+def _open_local(path: str, source: str, options: MediaOptions) -> BinaryIO:
     try:
-        # A FIFO without a writer blocks an ordinary open for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, _OPENING)
     except OSError as error:
         raise _not_found(error, source) from error
     except ValueError as error:  # characters that the file system's encoding lacks
         raise MediaReferenceError(f"not a path: {error}", source=source) from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
+    try:
+        check_opened(descriptor, path, options, source)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise MediaNotFoundError(f"expected a regular file, found {_kind_of_file(found.st_mode)}", source=source)
+        check_bytes(found.st_size, options, source)
+    except BaseException:
         os.close(descriptor)
-        raise MediaNotFoundError(f"expected a regular file, found {_kind_of_file(mode)}", source=source)
+        raise
     return os.fdopen(descriptor, "rb")
 
 

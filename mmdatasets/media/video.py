@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.clip import is_frame_list, split_clip
+from mmdatasets.media.limits import check_num_frames
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source, open_source
 
@@ -32,7 +33,7 @@ def probe_video(
     Args:
         reference: A media reference of any form; see `mmdatasets.types.VideoReference`. Of a clip (`"start"`, `"end"`)
             the whole video is meant; see `mmdatasets.media.clip.split_clip`.
-        options: `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used.
+        options: The limits, and what says where media may be read from, are used.
         probe_frame: What reads the header of each of a list of frames; `mmdatasets.media.probe.probe_image` when
             `None`.
 
@@ -44,7 +45,8 @@ def probe_video(
         MediaReferenceError: The value is no video reference.
         MediaDecodeError: The file is no video, is damaged, has no video track or no frame; the frames of a list differ
             in size.
-        MediaLimitError: The header announces frames of more pixels than `image_pixel_limit`.
+        MediaLimitError: The header announces frames of more pixels than `image_pixel_limit`, or there are more frames
+            than `video_frame_limit`, or more bytes than `byte_limit`.
         MediaTimeoutError: It takes longer than `decode_timeout_s`; of a list of frames, one of them.
     """
     clip = split_clip(reference)
@@ -52,6 +54,7 @@ def probe_video(
     if is_frame_list(clip.reference):
         from mmdatasets.media.frame_list import probe_frames
 
+        check_num_frames(len(clip.reference), options, source)
         return probe_frames(clip.reference, clip.fps, source, probe_frame or partial(probe_image, options=options))
     if is_bounded(clip.reference, options):
         return cast("VideoInfo", run_bounded("probe_video", clip.reference, options=options))
@@ -74,7 +77,7 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
     Args:
         reference: A media reference of any form; see `mmdatasets.types.VideoReference`.
         plan: The frames to decode: indices of the whole video, also where the reference is a clip of it.
-        options: `video_backend`, `image_pixel_limit`, `media_root`, `allow_http` and `decode_timeout_s` are used.
+        options: As for `probe_video`, and `video_backend`.
 
     Returns:
         `uint8` tensor `(num_frames, 3, height, width)`, RGB, upright, in the order of the plan. The channels are
@@ -85,7 +88,7 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
         MediaReferenceError: The value is no video reference.
         MediaDecodeError: The file is no video, is damaged, or is another one than the plan was made for; the frames
             differ in size; `video_backend` is one that gives wrong frames of such a file.
-        MediaLimitError: Frames have more pixels than `image_pixel_limit`.
+        MediaLimitError: As for `probe_video`; the frames of the plan have more pixels than `video_pixel_limit`.
         MediaTimeoutError: It takes longer than `decode_timeout_s`; of a list of frames, one of them.
         MissingExtraError: `video_backend` is one that is not installed.
     """

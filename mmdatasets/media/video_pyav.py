@@ -15,6 +15,7 @@ import av.error
 from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.container import OpenVideo, check_frame_size, damaged, open_video
 from mmdatasets.media.frame_writer import FrameWriter, size_differs, upright_size
+from mmdatasets.media.limits import check_num_frames
 from mmdatasets.media.mp4_index import decode_header, index_packets
 from mmdatasets.media.mp4_tables import is_iso_media
 from mmdatasets.media.packets import PacketScan, PacketScanner, read_packets, scan_packets
@@ -48,7 +49,20 @@ def probe_file(file: BinaryIO, options: MediaOptions, source: str) -> VideoInfo:
 
 def decode_file(file: BinaryIO, plan: FramePlan, options: MediaOptions, source: str) -> torch.Tensor:
     """Decodes the planned frames of a video file; see `mmdatasets.media.video.decode_frames`."""
-    writer = FrameWriter(plan.indices, source)
+    writer = FrameWriter(plan.indices, source, options)
+    try:
+        return _decode_planned(file, plan, options, writer, source)
+    except MediaDecodeError:
+        if not options.allow_truncated:
+            raise
+    with open_video(file, options, source) as video:
+        _decode_all(video, scan_packets(video), plan, writer)
+    return writer.finish()
+
+
+def _decode_planned(
+    file: BinaryIO, plan: FramePlan, options: MediaOptions, writer: FrameWriter, source: str
+) -> torch.Tensor:
     if _decode_by_index(file, plan, options, writer, source):
         return writer.finish()
     with open_video(file, options, source) as video:
@@ -147,16 +161,19 @@ def decode_in_sequence(video: OpenVideo) -> Iterator[VideoFrame]:
         try:
             frames = video.decoder.decode(packet)
         except av.error.FFmpegError as error:
-            if count or packet.is_keyframe:
+            if (count or packet.is_keyframe) and not video.limits.allow_truncated:
                 raise damaged(error, f"decoding fails after {count} frames", video.source) from error
             continue  # a recording that began between keyframes
         for frame in frames:
             count += 1
+            check_num_frames(count, video.limits, video.source)
             check_frame_size(video, frame.width, frame.height)
             yield frame
     try:
         yield from video.decoder.decode(None)
     except av.error.FFmpegError as error:
+        if video.limits.allow_truncated:
+            return
         raise damaged(error, f"decoding fails after {count} frames", video.source) from error
 
 

@@ -15,6 +15,7 @@ import torch
 
 from mmdatasets.errors import MediaDecodeError
 from mmdatasets.media.container import open_video
+from mmdatasets.media.limits import check_video_pixels
 from mmdatasets.media.packets import read_packets
 from mmdatasets.media.timeline import check_plan, is_same_time
 from mmdatasets.media.video_pyav import probe_file
@@ -74,16 +75,18 @@ def decode_verified(
         backend: Its name, for errors.
         file: Binary file, seekable.
         plan: The frames.
-        options: `image_pixel_limit` is used.
+        options: The limits are used.
         source: Description for errors.
         needs_closed_groups: Whether it gives wrong frames where decoding cannot start at every keyframe.
 
     Raises:
+        MediaLimitError: The file exceeds a limit.
         MediaDecodeError: The file is refused, cannot be decoded, or other frames came out than planned.
     """
     info = probe_file(file, options, source)
     check_plan(plan, info.num_frames, info.timestamps_s, source)
     _check_supported(file, options, source, backend, needs_closed_groups=needs_closed_groups)
+    check_video_pixels(len(plan.indices), info.width, info.height, options, source)
     indices = sorted(set(plan.indices))
     file.seek(0)
     found = read(file, indices, source)

@@ -19,8 +19,8 @@ from mmdatasets import errors
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.types import AudioInfo, ImageInfo, VideoInfo
 
-Found: TypeAlias = "ImageInfo | VideoInfo | AudioInfo | torch.Tensor | np.ndarray"
-"""What probing and decoding give."""
+Found: TypeAlias = "ImageInfo | VideoInfo | AudioInfo | torch.Tensor | np.ndarray | str | None"
+"""What probing and decoding give, and the version of a remote file."""
 
 _INFOS: dict[str, type[ImageInfo | VideoInfo | AudioInfo]] = {
     kind.__name__: kind for kind in (ImageInfo, VideoInfo, AudioInfo)
@@ -35,7 +35,7 @@ def write_found(file: BinaryIO, found: Found) -> None:
 
     Args:
         file: Where to.
-        found: `torch.uint8` pixels, `np.float32` samples, or what a header says.
+        found: `torch.uint8` pixels, `np.float32` samples, what a header says, or a version.
     """
     if isinstance(found, torch.Tensor):
         # Decoders store the channels of a pixel side by side; a copy in another order would take as long as decoding.
@@ -45,6 +45,8 @@ def write_found(file: BinaryIO, found: Found) -> None:
         _write(file, {"kind": "pixels", "channels_last": is_last}, array)
     elif isinstance(found, np.ndarray):
         _write(file, {"kind": "samples"}, np.ascontiguousarray(found))
+    elif found is None or isinstance(found, str):
+        _write(file, {"kind": "version", "text": found})
     else:
         fields = {item.name: getattr(found, item.name) for item in dataclasses.fields(found)}
         times = fields.pop(_TIMES, None)
@@ -84,6 +86,8 @@ def read_answer(file: BinaryIO) -> Found | BaseException:
         return pixels.movedim(-1, -3) if header["channels_last"] else pixels
     if kind == "samples":
         return cast("np.ndarray", array)
+    if kind == "version":
+        return cast("str | None", header["text"])
     fields = dict(header["fields"])
     return _INFOS[kind](**fields | ({_TIMES: array} if _INFOS[kind] is VideoInfo else {}))
 

@@ -146,7 +146,6 @@ def _edited() -> dict[str, VideoSample]:
         **samples,
         "h264_ts_joined": VideoSample(".ts", partial(_joined, ts, replace(ts, first_number=40)), range(80)),
         "h264_ts_begun_late": VideoSample(".ts", partial(_begun_late, ts), range(12, 40)),
-        "vp9_cut": VideoSample(".webm", partial(_cut, VideoSpec(codec="libvpx-vp9", format="webm")), range(20)),
         "vp8_hidden_frames": VideoSample(
             ".webm",
             partial(_hidden, VideoSpec(codec="libvpx", format="webm"), (5, 20, 39)),
@@ -175,6 +174,7 @@ def _no_videos() -> dict[str, VideoSample]:
         "cut_off": broken(partial(_cut, h264), "without its index"),
         "cut_off_index_first": broken(partial(_cut, replace(h264, container_options=_INDEX_FIRST)), "cut off"),
         "cut_off_fragmented": broken(partial(_cut, replace(h264, container_options=_FRAGMENTED)), "cut off"),
+        "cut_off_webm": broken(partial(_cut, VideoSpec(codec="libvpx-vp9", format="webm")), "cut off", ".webm"),
         "cut_off_flv": broken(partial(_cut, replace(h264, format="flv")), "cut off", ".flv"),
         "cut_off_avi": broken(
             partial(_cut, VideoSpec(codec="mpeg4", format="avi", b_frames=0)), "AVI file that is damaged", ".avi"

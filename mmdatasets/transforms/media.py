@@ -16,6 +16,7 @@ from mmdatasets.media.audio import decode_audio
 from mmdatasets.media.audio_plan import fit_num_samples, plan_audio_chunks, planned_num_samples
 from mmdatasets.media.clip import VideoClip, split_clip
 from mmdatasets.media.image import decode_image
+from mmdatasets.media.limits import check_video_pixels
 from mmdatasets.media.prober import MediaProber
 from mmdatasets.media.resize import resize
 from mmdatasets.media.source import describe_source
@@ -143,6 +144,9 @@ class MediaReader:
         indices = check_indices(reference.get("indices")) if isinstance(reference, Mapping) else None
         part = Clip(clip.start_s, clip.end_s, indices)
         sampled = sample(info, part, self._options, self._sample_by_processor)
+        check_video_pixels(
+            len(sampled.frames.indices), info.width, info.height, self._options, describe_source(reference)
+        )
         start_s, end_s, num_samples = None, None, None
         if self._options.use_audio_in_video and info.has_audio:
             start_s, end_s, num_samples = self._plan_sound(clip, info)

@@ -15,7 +15,8 @@ from tests.integrations.loopback_hub import hub_environment, loopback_hub
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
-PAGES = sorted([README, REPOSITORY / "examples" / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
+OTHER_PAGES = [REPOSITORY / "SECURITY.md", REPOSITORY / "examples" / "README.md"]
+PAGES = sorted([README, *OTHER_PAGES, *(REPOSITORY / "docs").rglob("*.md")])
 # These push to a hub, which the libraries ask for at their import: they run in a process of their own. The README does
 # in both ways, so that only what it says of the hub waits for the slow tests.
 HUB_PAGES = [page for page in PAGES if any(block.needs_hub for block in read_blocks(page))]

@@ -29,7 +29,7 @@ from tests.media.web_server import serving
 
 pytest.importorskip("aiohttp", reason="fsspec opens http(s) with aiohttp")
 
-OPTIONS = MediaOptions(allow_http=True)
+OPTIONS = MediaOptions(allow_http=True, allow_private_addresses=True)
 LOCAL = MediaOptions()
 MEGABYTE = 1_000_000
 FILLER = b"\0\0\0\1\x0c"  # H.264, ISO/IEC 14496-10, section 7.3.2.7: a unit of bytes that mean nothing

@@ -117,12 +117,12 @@ def test_rows_are_the_same_and_the_second_map_reads_nothing(tmp_path):
         ]
         messages = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "It."}]
         dataset = Dataset.from_list([{"messages": messages, "images": [url]} for url in urls])
-        processor, options = build_processor("qwen2_vl"), MediaOptions(allow_http=True)
+        processor, options = build_processor("qwen2_vl"), MediaOptions(allow_http=True, allow_private_addresses=True)
         expected = auto_plugin(processor, options=options).transform(dataset[:])
         sent = []
         for settings in ({}, {"image_max_pixels": 3136}):
             server.forget()
-            own = MediaOptions(allow_http=True, **settings)
+            own = MediaOptions(allow_http=True, allow_private_addresses=True, **settings)
             plugin = auto_plugin(processor, options=own, metadata_cache=str(tmp_path / "cache"))
             found = plugin.transform(dataset[:])
             sent.append(server.num_bytes)
