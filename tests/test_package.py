@@ -23,6 +23,7 @@ LAYERS = {
     "_version": 0,
     "errors": 0,
     "options": 0,
+    "orphans": 0,
     "types": 0,
     "features": 1,
     "media": 1,

@@ -31,7 +31,7 @@ examples:
   mmdatasets preprocess chat.jsonl --output mapped --processor ./my-processor --max-length 8192 --on-overflow drop
 
 exit status: 0 all is written; 1 an error in the data, the processor or the output, which the message explains;
-2 wrong usage; 130 interrupted
+2 wrong usage; 130 interrupted; 143 terminated
 """
 
 
@@ -60,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_run_options(parser.add_argument_group("the run"))
     _add_text_options(parser.add_argument_group("conversations"))
     add_media_options(parser.add_argument_group("media (what is left out, the model's processor decides)"))
-    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.set_defaults(run=run, usage_error=parser.error, resumes=True)
 
 
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
