@@ -21,6 +21,7 @@ HEAVY = ["torch", "transformers", "datasets", "torchvision", "tokenizers", "pyar
 # First name below `mmdatasets` -> layer. A module may import its own package and what lies in lower layers.
 LAYERS = {
     "_version": 0,
+    "disk": 0,
     "errors": 0,
     "options": 0,
     "orphans": 0,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from mmdatasets.disk import cannot_write
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.shards.counts import ShardCounts
 from mmdatasets.shards.layout import Shard, ShardLayout, check_split, unfinished_files
@@ -238,4 +239,4 @@ def _clean(writer: ShardWriter, split: str) -> None:
 
 
 def _cannot_write(output: Path, error: OSError) -> MMDatasetsError:
-    return MMDatasetsError(f"cannot write the output: {error}", source=str(output))
+    return cannot_write("the output", error, output, "the same command then goes on")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmdatasets.disk import cannot_write
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.features import MEDIA_INFO, PARQUET_OPTIONS
 from mmdatasets.shards.counts import ShardCounts
@@ -113,10 +114,8 @@ class ShardWriter:
             with self._open(temporary, final) as file:
                 return self._write_file(file, batches, shard, on_rows)
         except OSError as error:
-            raise MMDatasetsError(
-                f"cannot write the shard: {error}; what is finished stays, and the same command goes on from there",
-                source=str(final),
-            ) from error
+            then = "what is finished stays, and the same command goes on from there"
+            raise cannot_write("the shard", error, final, then) from error
 
     @contextmanager
     def _open(self, temporary: Path, final: Path) -> Iterator[BinaryIO]:

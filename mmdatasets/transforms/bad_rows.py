@@ -24,7 +24,7 @@ from mmdatasets.options import ErrorPolicy
 
 _OF_ROWS = (MediaError, ConversationError, RowTooLongError, TemplateError)
 _OF_THE_MACHINE = (MemoryError, ImportError, torch.OutOfMemoryError)
-_MACHINE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+_MACHINE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _REASONS_SHOWN = 3
 
 

@@ -63,7 +63,7 @@ def test_ctrl_c_ends_map(group, chats, marks, tmp_path) -> None:
 
 
 def test_workers_of_map_end_with_a_parent_that_is_killed(chats, marks, tmp_path) -> None:
-    """In the middle of a batch, too. The process that `datasets` has for its queue does not: it runs nothing of ours."""
+    """In the middle of a batch, too; not that which `datasets` has for its queue, where nothing of ours runs."""
     call = mapping(chats, marking(chats, marks, seconds=60), tmp_path)
     call.wait_for(lambda: are_at_work(marks))
     call.process.kill()
