@@ -127,6 +127,10 @@ class CollateError(MMDatasetsError, ValueError):
     """Rows cannot be made into a batch."""
 
 
+class FeatureMismatchError(CollateError):
+    """What a row's media became in a batch does not fit the row's token ids."""
+
+
 class ProcessorMismatchError(MMDatasetsError, ValueError):
     """The generic plugin would not give what the processor's own call gives. It is about no row: none is added."""
 

@@ -13,6 +13,7 @@ import torch
 
 from mmdatasets.errors import (
     ConversationError,
+    FeatureMismatchError,
     MediaError,
     MissingTemplateError,
     MMDatasetsError,
@@ -22,7 +23,7 @@ from mmdatasets.errors import (
 )
 from mmdatasets.options import ErrorPolicy
 
-_OF_ROWS = (MediaError, ConversationError, RowTooLongError, TemplateError)
+_OF_ROWS = (MediaError, ConversationError, RowTooLongError, TemplateError, FeatureMismatchError)
 _OF_THE_MACHINE = (MemoryError, ImportError, torch.OutOfMemoryError)
 _MACHINE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _REASONS_SHOWN = 3
