@@ -99,6 +99,10 @@ class MediaProcessorError(MediaError):
     """The model's processor refuses a media item."""
 
 
+class MaterialiseError(MediaProcessorError):
+    """The model's processor uses originals otherwise than by resizing them: no row's fault."""
+
+
 class ConversationError(MMDatasetsError, ValueError):
     """A row's chat data has no supported shape."""
 

@@ -88,6 +88,13 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         help="1 to 100: materialised media that loses something, and is smaller",
     )
     group.add_argument(
+        "--unsupported",
+        choices=("error", "keep"),
+        default="error",
+        help="what becomes of media that cannot be materialised, as the processor needs originals (default: "
+        "%(default)s; keep leaves it as it is)",
+    )
+    group.add_argument(
         "--metadata-cache", metavar="DIR", help="folder for what media headers say; a second run then opens no media"
     )
     group.add_argument(
@@ -178,6 +185,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     if args.quality is not None and not (args.materialise and args.quality <= 100):
         args.usage_error("--quality is of --materialise, and at most 100")
+    if args.unsupported != "error" and not args.materialise:
+        args.usage_error("--unsupported is of --materialise")
     try:
         options = media_options(args)
     except ValueError as error:
@@ -197,6 +206,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         preference=args.preference,
         materialise=args.materialise,
         quality=args.quality,
+        unsupported=args.unsupported,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
