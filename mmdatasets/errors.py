@@ -103,6 +103,10 @@ class MediaProcessorError(MediaError):
     """The model's processor refuses a media item."""
 
 
+class MaterialiseError(MediaProcessorError):
+    """The model's processor uses originals otherwise than by resizing them: no row's fault."""
+
+
 class ConversationError(MMDatasetsError, ValueError):
     """A row's chat data has no supported shape."""
 
@@ -129,6 +133,10 @@ class TooManyBadRowsError(MMDatasetsError, ValueError):
 
 class CollateError(MMDatasetsError, ValueError):
     """Rows cannot be made into a batch."""
+
+
+class FeatureMismatchError(CollateError):
+    """What a row's media became in a batch does not fit the row's token ids."""
 
 
 class ProcessorMismatchError(MMDatasetsError, ValueError):

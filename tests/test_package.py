@@ -21,8 +21,10 @@ HEAVY = ["torch", "transformers", "datasets", "torchvision", "tokenizers", "pyar
 # First name below `mmdatasets` -> layer. A module may import its own package and what lies in lower layers.
 LAYERS = {
     "_version": 0,
+    "disk": 0,
     "errors": 0,
     "options": 0,
+    "orphans": 0,
     "types": 0,
     "features": 1,
     "media": 1,

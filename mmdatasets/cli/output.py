@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmdatasets.disk import cannot_write
 from mmdatasets.errors import MMDatasetsError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
                 shutil.rmtree(folder)
             new.rename(folder)
     except OSError as error:
-        raise MMDatasetsError(f"cannot write the output: {error}", source=str(folder)) from error
+        raise cannot_write("the output", error, folder) from error
 
 
 def _files(folder: Path) -> set[str]:

@@ -31,7 +31,7 @@ examples:
   mmdatasets preprocess chat.jsonl --output mapped --processor ./my-processor --max-length 8192 --on-overflow drop
 
 exit status: 0 all is written; 1 an error in the data, the processor or the output, which the message explains;
-2 wrong usage; 130 interrupted
+2 wrong usage; 130 interrupted; 143 terminated
 """
 
 
@@ -60,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_run_options(parser.add_argument_group("the run"))
     _add_text_options(parser.add_argument_group("conversations"))
     add_media_options(parser.add_argument_group("media (what is left out, the model's processor decides)"))
-    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.set_defaults(run=run, usage_error=parser.error, resumes=True)
 
 
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
@@ -86,6 +86,13 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         type=positive,
         help="1 to 100: materialised media that loses something, and is smaller",
+    )
+    group.add_argument(
+        "--unsupported",
+        choices=("error", "keep"),
+        default="error",
+        help="what becomes of media that cannot be materialised, as the processor needs originals (default: "
+        "%(default)s; keep leaves it as it is)",
     )
     group.add_argument(
         "--metadata-cache", metavar="DIR", help="folder for what media headers say; a second run then opens no media"
@@ -178,6 +185,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     if args.quality is not None and not (args.materialise and args.quality <= 100):
         args.usage_error("--quality is of --materialise, and at most 100")
+    if args.unsupported != "error" and not args.materialise:
+        args.usage_error("--unsupported is of --materialise")
     try:
         options = media_options(args)
     except ValueError as error:
@@ -197,6 +206,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         preference=args.preference,
         materialise=args.materialise,
         quality=args.quality,
+        unsupported=args.unsupported,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )

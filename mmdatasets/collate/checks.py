@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmdatasets.errors import CollateError
+from mmdatasets.errors import CollateError, FeatureMismatchError
 from mmdatasets.media.source import describe_source
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def check_features(
         batch_ids: Token ids of each row.
 
     Raises:
-        CollateError: If a row's features and media tokens differ. Names the row and its first item.
+        FeatureMismatchError: If a row's features and media tokens differ. Names the row and its first item.
+        CollateError: If a row with media tokens has no media.
     """
     for row, (ids, items, features) in enumerate(zip(batch_ids, media, made, strict=True)):
         placed = int(engine.is_media_token(np.asarray(ids)).sum())
@@ -54,7 +55,8 @@ def check_features(
         )
         if sum(features) == placed:
             found = f"{kinds}s make {list(features)} features, but {planned} were planned, in this order. "
-        raise CollateError(
+        kind = FeatureMismatchError if items.items else CollateError
+        raise kind(
             f"its {found}{_CHANGED if items.items else _WITHOUT_MEDIA}",
             row=f"{row} of the batch",
             source=describe_source(items.items[0].reference) if items.items else None,

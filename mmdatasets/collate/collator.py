@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -11,8 +11,8 @@ import torch
 
 from mmdatasets.collate.batch import Batch, cast_media
 from mmdatasets.collate.position_ids import ModelPositions
-from mmdatasets.collate.replacing import Stand, load_rows, report_replaced, stand_in
-from mmdatasets.collate.rows import RowMedia, media_of
+from mmdatasets.collate.replacing import Places, Stand, make_tolerantly, stand_in
+from mmdatasets.collate.rows import RowMedia, check_rows, media_of
 from mmdatasets.errors import CollateError, MediaError
 from mmdatasets.features import INPUT_IDS, LABELS
 from mmdatasets.transforms.bad_rows import BadRowTally, RowErrors, check_policy
@@ -41,7 +41,8 @@ class MultimodalCollator:
         dtype: What pixels and audio features are cast to; as the processor makes them when `None`.
         return_tensors: `"pt"`, the only kind there is.
         positions: Makes `position_ids`; the model makes them itself when `None`.
-        on_error: What becomes of a row whose media cannot be decoded: the plugin's policy when `None`. See
+        on_error: What becomes of a row whose media cannot be decoded or processed, or does not fit its token ids: the
+            plugin's policy when `None`. See
             `mmdatasets.collate.replacing` for what stands in for it. Each worker counts its own.
     """
 
@@ -68,7 +69,7 @@ class MultimodalCollator:
 
     @property
     def policy(self) -> ErrorPolicy:
-        """What becomes of a row whose media cannot be decoded."""
+        """What becomes of a row whose media cannot be used."""
         return self.plugin.on_error if self.on_error is None else self.on_error
 
     @cached_property
@@ -88,21 +89,26 @@ class MultimodalCollator:
             length)`), the processor's media tensors (`pixel_values`, ...), and what else the family needs.
 
         Raises:
-            MediaError: If a media item cannot be decoded, and `on_error` is `"raise"`. Names row, index and source.
+            MediaError: If a media item cannot be decoded or processed, and `on_error` is `"raise"`. Names row, index
+                and source.
+            FeatureMismatchError: If media does not fit the row's token ids, likewise.
             TooManyBadRowsError: If more rows were replaced than the plugin allows.
-            CollateError: If rows were not mapped, lack their media, or do not fit it.
+            CollateError: If rows were not mapped, or lack their media.
             ValueError: If other than torch tensors are asked for.
         """
         check_return_tensors(return_tensors or self.return_tensors)
-        if not rows:
-            raise CollateError("there are no rows to make a batch of")
+        check_rows(rows)
         ids = [token_list(row, INPUT_IDS, index) for index, row in enumerate(rows)]
         labels = None
         if any(row.get(LABELS) is not None for row in rows):
             labels = [token_list(row, LABELS, index) for index, row in enumerate(rows)]
             check_lengths(ids, labels)
-        stand = self.stand(rows)
-        if not stand.is_whole:
+        return self.replacing(rows, [[row] for row in ids], lambda stand: self._make(stand, ids, labels))
+
+    def _make(self, stand: Stand, ids: list[list[int]], labels: list[list[int]] | None) -> Batch:
+        if stand.is_whole:
+            ids, labels = list(map(list, ids)), None if labels is None else list(map(list, labels))
+        else:
             ids, labels = stand.arrange(self.plugin.engine, ids, labels)
         sequences = {INPUT_IDS: ids, "attention_mask": [[1] * len(row) for row in ids]}
         if labels is not None:
@@ -131,12 +137,22 @@ class MultimodalCollator:
         made = to_tensor(value)
         return made if self.dtype is None else cast_media(name, made, self.dtype)  # type: ignore[return-value]
 
-    def stand(self, rows: Sequence[Mapping[str, object]]) -> Stand:
-        """The media of each row, in the order of the text, and by the policy other rows in the place of bad ones.
+    def replacing(
+        self,
+        rows: Sequence[Mapping[str, object]],
+        ids: Sequence[Sequence[Sequence[int]]],
+        make: Callable[[Stand], Batch],
+    ) -> Batch:
+        """Makes a batch, by the policy with other rows in the place of bad ones.
+
+        Args:
+            rows: The rows.
+            ids: The token ids of each row's sequences.
+            make: Makes the batch of the rows that stand in it. It may be called twice.
 
         Raises:
-            MediaError: If a reference cannot be used, or by other policies than `"raise"`, where all is decoded here,
-                if what is wrong is not the row's fault. Names the row.
+            MMDatasetsError: If a row's media cannot be used, or by other policies than `"raise"`, if what is wrong is
+                not the row's fault. Names the row.
             TooManyBadRowsError: If more rows were replaced than the plugin allows.
         """
         errors = RowErrors([f"{index} of the batch" for index in range(len(rows))], self.policy)
@@ -145,10 +161,9 @@ class MultimodalCollator:
             with errors.row(index):
                 media[index] = self.media_of_row(row, index)
         if self.policy == "raise":
-            return Stand(range(len(rows)), [one for one in media if one is not None])
-        loaded = load_rows(self.plugin, media, errors)
-        report_replaced(self.plugin, rows, errors, self.bad_rows)
-        return stand_in(rows, loaded)
+            return make(Stand(range(len(rows)), [one for one in media if one is not None]))
+        places = Places(rows, media, ids)
+        return make_tolerantly(self.plugin, places, errors, self.bad_rows, lambda loaded: make(stand_in(rows, loaded)))
 
     def media_of_row(self, row: Mapping[str, object], index: int) -> RowMedia:
         """The media of row `index` of a batch, in the order of the text.

@@ -25,13 +25,15 @@ from mmdatasets.collate.materialised_rows import (
     write_rows,
 )
 from mmdatasets.collate.rows import RowMedia, media_of
-from mmdatasets.errors import CollateError, MediaProcessorError, MMDatasetsError
+from mmdatasets.errors import CollateError, MaterialiseError, MediaProcessorError
 from mmdatasets.features import MEDIA_INFO
 from mmdatasets.media.audio_store import write_samples
 from mmdatasets.media.picture_store import read_pictures, write_pictures
 from mmdatasets.options import MediaOptions
 from mmdatasets.planning.sealed import ResizeRecorder, SealedPixels
+from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.batches import BatchReader, row_names
+from mmdatasets.transforms.report import report_rows
 from mmdatasets.transforms.stored import WHOLE, as_processor_input, item_key
 from mmdatasets.types import MediaInput, MediaPlan, Modality
 
@@ -129,17 +131,27 @@ class Materialiser:
             whole = [_resized_before(item, plan) for item, plan in zip(made, plans, strict=True)]
             refused = [at for at, frames in zip(positions, whole, strict=True) if frames is None]
             if refused and self.unsupported == "error":
-                raise engine.media.locate(self._explained(error, made[0].modality), media.items, refused[0]) from error
+                said = error if self._is_refused(engine, made) else self._explained(error, made[0].modality)
+                raise engine.media.locate(said, media.items, refused[0]) from error
         return [
             None if frames is None else self._stored(engine, item, frames)
             for item, frames in zip(made, whole, strict=True)
         ]
 
-    def _explained(self, error: MediaProcessorError, modality: Modality) -> MediaProcessorError:
+    def _is_refused(self, engine: Engine, made: Sequence[MediaInput]) -> bool:
+        """Whether the processor takes not even the originals."""
+        try:
+            self.plugin.process_media(engine, [made])
+        except MediaProcessorError:
+            return True
+        return False
+
+    def _explained(self, error: MediaProcessorError, modality: Modality) -> MaterialiseError:
         kind = type(self.plugin.engine.runner.processor).__name__
-        return MediaProcessorError(
+        return MaterialiseError(
             f"{kind} takes no materialised {modality}s: {error.message}. Pass unsupported='keep' "
-            "(map(..., fn_kwargs={'unsupported': 'keep'})) to leave these as they are"
+            "(map(..., fn_kwargs={'unsupported': 'keep'}); of preprocess an argument, --unsupported keep) to leave "
+            "these as they are"
         )
 
     def _stored(self, engine: Engine, made: MediaInput, frames: Sequence[Pictures]) -> StoredItem:
@@ -224,14 +236,16 @@ def materialise_batch(
     materialiser: Materialiser, batch: Batch, indices: Sequence[int] | None = None
 ) -> pa.Table | dict[str, list[object]]:
     """Materialises the media of a batch of mapped rows; see `mmdatasets.plugins.materialising`."""
-    reader = BatchReader(batch)
+    reader, plugin = BatchReader(batch), materialiser.plugin
     rows = media_rows(reader)
+    errors = RowErrors(row_names(indices, len(rows)), plugin.on_error)
     made, total = [], 0
-    for name, row in zip(row_names(indices, len(rows)), rows, strict=True):
-        try:
+    for position, row in enumerate(rows):
+        with errors.row(position):
             made.append(materialiser.materialise(row))
-        except MMDatasetsError as error:
-            raise error.at(row=name) from error.__cause__
-        total += num_bytes(made[-1])
-        check_size(total, len(rows))
-    return write_rows(reader, made)
+            total += num_bytes(made[-1])
+            check_size(total, len(rows))
+    report_rows(plugin, reader, errors, [], tally=plugin.bad_materialised)
+    if errors.found:
+        reader = reader.select(errors.kept)
+    return write_rows(reader, made, may_lack_rows=plugin.on_error != "raise")

@@ -83,12 +83,21 @@ def media_rows(reader: BatchReader) -> list[MediaRow]:
     return reader.rows([name for name in _COLUMNS if name in names])
 
 
-def write_rows(reader: BatchReader, rows: Sequence[MediaRow]) -> pa.Table | dict[str, list[object]]:
-    """The batch with these media columns, in the form that it came in: Arrow with explicit types, or a plain dict."""
+def write_rows(
+    reader: BatchReader, rows: Sequence[MediaRow], *, may_lack_rows: bool = False
+) -> pa.Table | dict[str, list[object]]:
+    """The batch with these media columns, in the form that it came in: Arrow with explicit types, or a plain dict.
+
+    The dict has these columns alone; where rows may be missing, the others too, as these lack them likewise.
+    """
     table = reader.table
     if table is None:
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return {name: [row[name] for row in rows] for name in names}
+        others = [name for name in reader.column_names if may_lack_rows and name not in _COLUMNS]
+        return {
+            **{name: list(reader.batch[name]) for name in others},
+            **{name: [row[name] for row in rows] for name in names},
+        }
     features = materialised_features(Features.from_arrow_schema(table.schema))
     schema = features.arrow_schema
     columns = [

@@ -20,8 +20,8 @@ from mmdatasets.collate.isolation import (
     layer_rules,
 )
 from mmdatasets.collate.masks import LayerMasks, LayerRule, additive, block_mask, dense_mask
-from mmdatasets.collate.replacing import beginning_of, load_rows, report_replaced
-from mmdatasets.collate.rows import RowMedia
+from mmdatasets.collate.replacing import Places, beginning_of, make_tolerantly
+from mmdatasets.collate.rows import RowMedia, check_rows
 from mmdatasets.errors import CollateError
 from mmdatasets.features import INPUT_IDS, LABELS, LENGTH, MEDIA_INFO, SEQUENCE_LENGTHS
 from mmdatasets.transforms.bad_rows import RowErrors
@@ -86,9 +86,20 @@ class PackedCollator:
             ValueError: If other than torch tensors are asked for.
         """
         check_return_tensors(return_tensors or "pt")
-        if not rows:
-            raise CollateError("there are no rows to make a batch of")
-        pieces, lost = self._usable(rows)
+        check_rows(rows)
+        found = [(index, piece) for index, row in enumerate(rows) for piece in self._pieces(row, index)]
+        pieces, parts = [piece for _, piece in found], self.collator
+        if parts.policy == "raise":
+            return self._make(pieces, [piece.media for piece in pieces])
+        errors = RowErrors([f"{index} of the batch" for index, _ in found], parts.policy)
+        places = Places(
+            [rows[index] for index, _ in found], [piece.media for piece in pieces], [[piece.ids] for piece in pieces]
+        )
+        return make_tolerantly(parts.plugin, places, errors, parts.bad_rows, lambda loaded: self._make(pieces, loaded))
+
+    def _make(self, given: Sequence[_Sequence], loaded: Sequence[RowMedia | None]) -> Batch:
+        """The batch of sequences, the beginnings of those whose media is `None`."""
+        pieces, lost = self._usable(given, loaded)
         if self.collator.ensure_media or lost:
             pieces.insert(0, _Sequence([], None if pieces[0].labels is None else [], RowMedia()))
         sequences = {INPUT_IDS: [piece.ids for piece in pieces]}
@@ -103,18 +114,14 @@ class PackedCollator:
         batch = self.collator.complete(self.collator.pad(sequences), media)
         return Batch(self._flattened(batch, [len(ids) for ids in sequences[INPUT_IDS]]))
 
-    def _usable(self, rows: Sequence[Mapping[str, object]]) -> tuple[list[_Sequence], frozenset[Modality]]:
+    def _usable(
+        self, pieces: Sequence[_Sequence], loaded: Sequence[RowMedia | None]
+    ) -> tuple[list[_Sequence], frozenset[Modality]]:
         """The sequences of a batch, and the modalities of those that the policy replaced."""
-        found = [(index, piece) for index, row in enumerate(rows) for piece in self._pieces(row, index)]
-        pieces, parts = [piece for _, piece in found], self.collator
-        if parts.policy == "raise":
-            return pieces, frozenset()
-        errors = RowErrors([f"{index} of the batch" for index, _ in found], parts.policy)
-        loaded = load_rows(parts.plugin, [piece.media for piece in pieces], errors)
-        report_replaced(parts.plugin, [rows[index] for index, _ in found], errors, parts.bad_rows)
+        engine = self.collator.plugin.engine
         bad = [piece for piece, media in zip(pieces, loaded, strict=True) if media is None]
         usable = [
-            _beginning(parts.plugin.engine, piece) if media is None else replace(piece, media=media)
+            _beginning(engine, piece) if media is None else replace(piece, media=media)
             for piece, media in zip(pieces, loaded, strict=True)
         ]
         first = usable[0]

@@ -11,6 +11,7 @@ import torch
 
 from mmdatasets.collate.batch import Batch
 from mmdatasets.collate.collator import MultimodalCollator, TokenLists, check_lengths, to_tensor, token_list
+from mmdatasets.collate.rows import check_rows
 from mmdatasets.errors import CollateError
 from mmdatasets.features import CHOSEN_IDS, CHOSEN_LABELS, INPUT_IDS, LABEL, LABELS, REJECTED_IDS, REJECTED_LABELS
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
@@ -102,10 +103,12 @@ class PreferenceCollator:
             MediaError: If a media item cannot be decoded. Names row, index and source.
             CollateError: If rows were not mapped, lack their media, or do not fit it.
         """
-        if not rows:
-            raise CollateError("there are no rows to make a batch of")
+        check_rows(rows)
         columns = self._columns(rows)
-        stand = self._base.stand(rows)
+        ids = [[token_list(row, side, index) for side, _ in columns] for index, row in enumerate(rows)]
+        return self._base.replacing(rows, ids, lambda stand: self._make(rows, columns, stand))
+
+    def _make(self, rows: Sequence[Mapping[str, object]], columns: Sequence[tuple[str, str]], stand: Stand) -> Batch:
         sequences = self._sequences(rows, columns, stand)
         if self.trainer == "kto":
             return Batch(self._kto(sequences, stand) | {LABEL: _verdicts(rows, len(columns))})

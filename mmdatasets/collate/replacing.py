@@ -2,7 +2,8 @@
 
 A rank that drops a row, or a batch, falls out of step with the others, which wait for it for ever. So:
 
-- A row that cannot be used is replaced by the next one of the batch that can (after the last comes the first), and
+- A row whose media cannot be decoded, is refused by the model's processor, or does not fit the row's token ids is
+  a row that cannot be used. It is replaced by the next one of the batch that can (after the last comes the first), and
   nothing is trained of it.
 - Where none can, each row is replaced by the first two tokens of its own text. The first of them trains its second
   token, which the chat template writes in any row: the loss of a batch that trains nothing is 0 / 0, and the `Trainer`
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from mmdatasets.collate.inputs import Decoded, load_row
 from mmdatasets.collate.rows import RowMedia
+from mmdatasets.errors import FeatureMismatchError, MediaProcessorError, MMDatasetsError
 from mmdatasets.features import MEDIA_COLUMNS
 from mmdatasets.transforms.bad_rows import RowErrors
 from mmdatasets.transforms.report import logged_error
@@ -33,6 +35,7 @@ from mmdatasets.transforms.row_log import write_row_log
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 
 if TYPE_CHECKING:
+    from mmdatasets.collate.batch import Batch
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.transforms.bad_rows import BadRowTally
     from mmdatasets.transforms.engine import Engine
@@ -102,6 +105,21 @@ class Stand:
         return placed, targets
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What is at each place of a batch.
+
+    Attributes:
+        rows: The row.
+        media: Its media; `None` where it cannot be used.
+        ids: The token ids of its sequences.
+    """
+
+    rows: Sequence[Mapping[str, object]]
+    media: Sequence[RowMedia | None]
+    ids: Sequence[Sequence[Sequence[int]]]
+
+
 def beginning_of(engine: Engine, ids: Sequence[int]) -> list[int]:
     """The first two tokens of a row that stand for no media."""
     given = np.asarray(ids, dtype=np.int64)
@@ -134,6 +152,59 @@ def load_rows(
                 # A `get_mm_inputs` of the plugin's own takes references, and decodes them itself.
                 loaded[place] = row if plugin.has_own_inputs else replace(row, loaded=items)
     return loaded
+
+
+def make_tolerantly(
+    plugin: BasePlugin,
+    places: Places,
+    errors: RowErrors,
+    tally: BadRowTally,
+    make: Callable[[Sequence[RowMedia | None]], Batch],
+) -> Batch:
+    """Makes a batch of which some rows cannot be used, and reports on those.
+
+    What cannot be decoded is known before. What the processor refuses, or makes something else of than was planned,
+    is known when it ran on the batch: then it runs on each row by itself, to find out whose fault that was.
+
+    Args:
+        plugin: The plugin.
+        places: What is at each place of the batch.
+        errors: What is wrong with it so far.
+        tally: Counts what is wrong.
+        make: Makes the batch, given the media of each place, `None` where another row is to stand.
+
+    Raises:
+        MMDatasetsError: If something is wrong with no row by itself.
+        TooManyBadRowsError: If more rows cannot be used than the plugin allows.
+    """
+    loaded = load_rows(plugin, places.media, errors)
+    try:
+        batch = make(loaded)
+    except (MediaProcessorError, FeatureMismatchError):
+        known = len(errors.found)
+        _process_alone(plugin, loaded, places.ids, errors)
+        if len(errors.found) == known:
+            raise
+        batch = make([None if place in errors.found else row for place, row in enumerate(loaded)])
+    report_replaced(plugin, places.rows, errors, tally)
+    return batch
+
+
+def _process_alone(
+    plugin: BasePlugin,
+    loaded: Sequence[RowMedia | None],
+    ids: Sequence[Sequence[Sequence[int]]],
+    errors: RowErrors,
+) -> None:
+    for place, row in enumerate(loaded):
+        if row is None or not row.items:
+            continue
+        with errors.row(place):
+            try:
+                plugin.collated_inputs([row], ids[place], len(ids[place]))
+            except MMDatasetsError as error:
+                error.row = None  # of this batch of one it is the first
+                raise
 
 
 def stand_in(rows: Sequence[Mapping[str, object]], loaded: Sequence[RowMedia | None]) -> Stand:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from mmdatasets.errors import CollateError
-from mmdatasets.features import MEDIA_INFO, plan_of
+from mmdatasets.features import MEDIA_COLUMNS, MEDIA_INFO, plan_of
 from mmdatasets.media.clip import is_frame_list
 from mmdatasets.options import PixelBudget
 from mmdatasets.planning.sampling import PLANNED
@@ -69,11 +69,13 @@ def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
 
     Raises:
         MediaError: If a reference cannot be used.
+        CollateError: If the row lacks a media column.
     """
     references = stored_items(row)
+    records = [] if row.get(MEDIA_INFO) is None else [_plain(record) for record in row[MEDIA_INFO]]  # type: ignore[attr-defined]
+    _check_columns(row, records)
     if not any(references.values()):
         return RowMedia()
-    records = [] if row.get(MEDIA_INFO) is None else [_plain(record) for record in row[MEDIA_INFO]]  # type: ignore[attr-defined]
     named = {(record["modality"], int(record["item"])) for record in records}
     if named != {(kind, index) for kind, some in references.items() for index in range(len(some))}:
         return plan_references(references, engine)
@@ -83,6 +85,40 @@ def media_of(row: Mapping[str, object], engine: Engine) -> RowMedia:
     # Rows that were mapped before there were budgets have no such key.
     bounds = [record.get("max_pixels") for record in records]
     return RowMedia(items, [plan_of(record) for record in records], counts, max_pixels=bounds)
+
+
+def check_rows(rows: object) -> None:
+    """Checks that rows of a batch are rows: a dataset's format may have them be something else.
+
+    Raises:
+        CollateError: If they are not.
+    """
+    if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
+        raise CollateError(
+            f"expected a list of rows, got {type(rows).__name__}, all of them at once perhaps: have the DataLoader "
+            "call the collator (collate_fn), or pass [dataset[0], dataset[1], ...]"
+        )
+    if not rows:
+        raise CollateError("there are no rows to make a batch of")
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise CollateError(
+                f"expected a row as a mapping of columns, got {type(row).__name__}: use dataset.with_format(None), "
+                "or 'torch' or 'numpy'",
+                row=f"{index} of the batch",
+            )
+
+
+def _check_columns(row: Mapping[str, object], records: Sequence[MediaRecord]) -> None:
+    """A column that was removed or renamed would be a row without media, or with too little."""
+    named = {record["modality"] for record in records}
+    for modality, column in MEDIA_COLUMNS.items():
+        if modality in named and column not in row:
+            raise CollateError(
+                f"no {column!r} among its columns ({', '.join(row)}), but {MEDIA_INFO} says that it has {modality}s: "
+                "keep the columns of a mapped dataset, under their names (plugin.training_args_kwargs() sets "
+                "remove_unused_columns=False)"
+            )
 
 
 def _plain(record: MediaRecord) -> MediaRecord:

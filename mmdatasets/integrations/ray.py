@@ -10,6 +10,7 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from mmdatasets.collate.materialise import Unsupported
 from mmdatasets.errors import MissingExtraError, MMDatasetsError
 from mmdatasets.integrations.arrow import ArrowTransform
 from mmdatasets.shards.layout import Shard
@@ -103,6 +104,7 @@ def preprocess_on_ray(
     preference: bool = False,
     materialise: bool = False,
     quality: int | None = None,
+    unsupported: Unsupported = "error",
     overwrite: bool = False,
     num_actors: int | None = None,
 ) -> PreprocessReport:
@@ -124,6 +126,7 @@ def preprocess_on_ray(
         preference: Likewise.
         materialise: Likewise.
         quality: Likewise.
+        unsupported: Likewise.
         overwrite: Likewise.
         num_actors: How many processes map and write; one for every two cores of the cluster when `None`.
 
@@ -135,7 +138,9 @@ def preprocess_on_ray(
         MMDatasetsError: As `mmdatasets.preprocess` does.
     """
     ray = _import_ray()
-    settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference, materialise, quality)
+    settings = RunSettings(
+        split, rows_per_shard, batch_size, embed_media, preference, materialise, quality, unsupported
+    )
     with open_run(source, plugin, output, settings, config=config, overwrite=overwrite) as run:
         return write_missing(run, lambda missing: _write_shards(ray, run.writer, run.dataset, missing, num_actors))
 

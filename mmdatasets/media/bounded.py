@@ -188,9 +188,14 @@ def _start() -> subprocess.Popen[bytes]:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:
         raise MMDatasetsError(f"decode_timeout_s: no process could be started that decodes: {error}") from error
-    with _Deadline(process, _START_S):
-        if cast("BinaryIO", process.stdout).read(1):
-            return process
+    try:
+        with _Deadline(process, _START_S):
+            if cast("BinaryIO", process.stdout).read(1):
+                return process
+    except BaseException:  # Ctrl-C: it imports for seconds before it would see that nobody asks
+        process.kill()
+        process.wait()
+        raise
     process.wait()
     raise MMDatasetsError(f"decode_timeout_s: the process that decodes did not start ({_ending_of(process)})")
 

@@ -98,6 +98,7 @@ class MetadataCache:
         self.max_bytes = max_bytes
         self.hits = 0
         self.misses = 0
+        self._has_warned = False
         self._pending: dict[bytes, Entry] = {}
         self._segments: dict[str, Segment] = {}
         self._ignored: dict[str, bool] = {}  # files that cannot be used -> whether they are known to be damaged
@@ -132,7 +133,8 @@ class MetadataCache:
     def flush(self) -> None:
         """Writes what was kept since the last time, for others to read, and reads what others wrote.
 
-        Where the disk is full or fails, a warning tells, and what was found is forgotten.
+        Where the disk is full or fails, or the directory may only be read, the first time a warning tells, and what
+        was found is forgotten: rows are the same without.
         """
         if not self._pending:
             return
@@ -144,7 +146,14 @@ class MetadataCache:
             if num_small > _MOST_SEGMENTS or sum(file.num_bytes for file in files) > self.max_bytes:
                 self._try_compact()
         except OSError as error:
-            _logger.warning("the metadata cache cannot be written (%s): %s", self.directory, error)
+            if not self._has_warned:
+                self._has_warned = True
+                _logger.warning(
+                    "the metadata cache cannot be written (%s), the run goes on without: %s; media that it does not "
+                    "know is probed again in the next one",
+                    self.directory,
+                    error,
+                )
 
     def compact(self) -> None:
         """Merges files into fewer, and removes the oldest ones beyond `max_bytes`.

@@ -6,7 +6,7 @@ import os
 from hashlib import blake2b
 from pathlib import Path
 
-from mmdatasets.errors import MMDatasetsError
+from mmdatasets.disk import cannot_write
 from mmdatasets.types import StoredMedia
 
 _SUFFIXES = {b"II*\0": ".tif", b"\xff\xd8\xff": ".jpg", b"RIFF": ".wav"}
@@ -37,8 +37,12 @@ def store_content(content: bytes, directory: str | None) -> StoredMedia:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{name}-{os.getpid()}")
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            try:
+                temporary.write_bytes(content)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
-        raise MMDatasetsError(f"cannot store media: {error}", source=directory) from error
+        raise cannot_write("media", error, directory) from error
     return StoredMedia(bytes=None, path=str(path))

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as tv
 
-from mmdatasets.errors import MediaProcessorError
+from mmdatasets.errors import MaterialiseError
 
 _ABOUT_SHAPE = frozenset(
     {
@@ -38,7 +38,7 @@ _ABOUT_SHAPE = frozenset(
 """Functions of a tensor whose results, where they are no tensors, do not depend on its values."""
 
 
-class PixelsReadError(MediaProcessorError):
+class PixelsReadError(MaterialiseError):
     """A processor uses pixels otherwise than by resizing whole frames, and so needs the original."""
 
 

@@ -6,16 +6,21 @@ truncated once. What `save_pretrained` writes is stable, and is what transformer
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
+import os
 import pickle
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmdatasets.disk import cannot_write
 from mmdatasets.errors import MMDatasetsError
 
 if TYPE_CHECKING:
@@ -52,16 +57,20 @@ class ProcessorSnapshot:
 
     @classmethod
     def of(cls, processor: ProcessorMixin | PreTrainedTokenizerBase) -> ProcessorSnapshot:
-        """Takes the snapshot of a processor. The processor is not changed."""
+        """Takes the snapshot of a processor. The processor is not changed.
+
+        Raises:
+            MMDatasetsError: If there is no room for it in the folder of temporary files.
+        """
         kind = type(processor)
         files: dict[str, bytes] = {}
         pickled = b""
         if hasattr(processor, "save_pretrained") and _importable(kind):
-            with tempfile.TemporaryDirectory(prefix="mmdatasets-") as folder:
+            with _temporary_folder() as folder:
                 processor.save_pretrained(folder)
                 files = {
                     path.relative_to(folder).as_posix(): _canonical(path)
-                    for path in sorted(Path(folder).rglob("*"))
+                    for path in sorted(folder.rglob("*"))
                     if path.is_file()
                 }
         else:
@@ -77,14 +86,15 @@ class ProcessorSnapshot:
         """Rebuilds the processor.
 
         Raises:
-            MMDatasetsError: If what transformers loads differs from what was saved.
+            MMDatasetsError: If what transformers loads differs from what was saved, or there is no room for it in the
+                folder of temporary files.
         """
         if self.pickled:
             return pickle.loads(self.pickled)
         kind = getattr(importlib.import_module(self.module), self.qualname)
-        with tempfile.TemporaryDirectory(prefix="mmdatasets-") as folder:
+        with _temporary_folder() as folder:
             for name, content in self.files.items():
-                path = Path(folder, name)
+                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             processor = kind.from_pretrained(folder, local_files_only=True)
@@ -102,6 +112,30 @@ class ProcessorSnapshot:
                 f"{self.qualname} cannot be sent to another process: after save_pretrained and from_pretrained it "
                 f"differs in {', '.join(differing)}. Use a processor that survives that round trip, or one process."
             )
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for the files of a processor, which transformers and tokenizers take as such alone."""
+    place: str | None = None
+    try:
+        place = tempfile.gettempdir()
+        with tempfile.TemporaryDirectory(prefix="mmdatasets-") as folder:
+            yield Path(folder)
+    except Exception as error:
+        cause = _full_disk(error)
+        if cause is None:
+            raise
+        then = "or have the environment variable TMPDIR name another folder for temporary files"
+        raise cannot_write("the processor's files", cause, place or "the folder for temporary files", then) from error
+
+
+def _full_disk(error: Exception) -> OSError | None:
+    """What the system says of a write that failed: tokenizers raises a bare `Exception` with its words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return error
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error) is Exception else None
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def _hub_name(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str | None:

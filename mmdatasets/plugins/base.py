@@ -29,6 +29,7 @@ from mmdatasets.collate.rows import RowMedia, check_no_budgets, flat_references,
 from mmdatasets.errors import MediaError, MMDatasetsError
 from mmdatasets.features import SCHEMA_VERSION, tokenised_features
 from mmdatasets.options import MediaOptions
+from mmdatasets.orphans import end_daemon_with_parent
 from mmdatasets.planning.snapshot import ProcessorSnapshot
 from mmdatasets.plugins.fitting import Fitting
 from mmdatasets.plugins.hooks import FamilyHooks
@@ -385,6 +386,7 @@ class BasePlugin(
         if os.getpid() != _IMPORTED_IN_PROCESS:
             # A forked child: the parent's OpenMP threads are gone, and waiting for them would never end.
             torch.set_num_threads(1)
+        end_daemon_with_parent()
         snapshot = state["snapshot"]
         self.__dict__.update(state["config"])  # type: ignore[call-overload]
         self.__dict__["snapshot"] = snapshot

@@ -49,8 +49,10 @@ class Materialising:
                 have it. Without it, files are in the rows; see `mmdatasets.features.PARQUET_OPTIONS` for writing them.
 
         Raises:
-            MMDatasetsError: If rows were not mapped, or an item cannot be decoded or materialised. Names the row, and
-                the column, index and source of the item.
+            MMDatasetsError: If rows were not mapped, an item cannot be materialised, or it cannot be decoded and the
+                plugin's `on_error` is `"raise"` (else the row is left out). Names the row, and the column, index and
+                source of the item.
+            TooManyBadRowsError: If more rows cannot be used than the plugin allows.
             ValueError: If `quality` or `unsupported` have no such value.
         """
         materialiser = Materialiser(cast("BasePlugin", self), quality, unsupported, store)

@@ -18,14 +18,14 @@ class Tolerating:
             missing package, template or processor, memory that runs out and Ctrl-C stop the run in any case.
 
             `"raise"` raises an error that names row, column, index, source and cause. `"skip"` leaves the row out of
-            what `map` and `preprocess` make and counts it; the collator, which cannot leave out a row without this
-            rank's batch becoming another than the other ranks', replaces it, see
+            what `map`, `materialise` and `preprocess` make and counts it; the collator, which cannot leave out a row
+            without this rank's batch becoming another than the other ranks', replaces it, see
             `mmdatasets.collate.replacing`. `"quarantine"` does the same, and needs `row_log`, which keeps which row
             it was (its number with `with_indices=True`, and a digest of what it holds), and why. With `row_log`,
             `"skip"` writes there too; without, a warning counts what each batch drops.
         max_bad_rows: Most rows that may be dropped or replaced; any number when `None`. Each process counts its own:
             those of `map(num_proc=...)`, of `preprocess`, of Ray and of a `DataLoader`; a plugin counts on over
-            several maps.
+            several maps, and `materialise` counts by itself.
         max_consecutive: Most such rows that may follow one another, likewise: then the data is wrong as a whole.
     """
 
@@ -52,4 +52,9 @@ class Tolerating:
     @cached_property
     def bad_rows(self) -> BadRowTally:
         """Counts what the transforms could not use in this process; never pickled."""
+        return BadRowTally(self.max_bad_rows, self.max_consecutive)
+
+    @cached_property
+    def bad_materialised(self) -> BadRowTally:
+        """Counts what `materialise` could not use in this process, of rows that the transforms could."""
         return BadRowTally(self.max_bad_rows, self.max_consecutive)

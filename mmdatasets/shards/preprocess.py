@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mmdatasets.collate.materialise import Unsupported
 from mmdatasets.shards.counts import ShardCounts
 from mmdatasets.shards.layout import Shard
 from mmdatasets.shards.progress import show_progress
@@ -33,6 +34,7 @@ def preprocess(
     preference: bool = False,
     materialise: bool = False,
     quality: int | None = None,
+    unsupported: Unsupported = "error",
     overwrite: bool = False,
     progress: bool = True,
 ) -> PreprocessReport:
@@ -67,6 +69,8 @@ def preprocess(
             originals. The shards then can be moved to another machine, too. Media that several rows have in common is
             stored once for each 256 MiB of a shard.
         quality: 1 to 100, for materialised media that lose something; see `plugin.materialise`.
+        unsupported: What becomes of items that cannot be materialised: an `"error"`, or they stay as they are
+            (`"keep"`).
         overwrite: Whether shards in the output that are of another source or of other settings are replaced. Those of
             the same are kept in any case.
         progress: Whether to show a progress bar, where standard error is a terminal.
@@ -81,7 +85,9 @@ def preprocess(
     """
     if isinstance(num_proc, bool) or not isinstance(num_proc, int) or num_proc < 1:
         raise ValueError(f"num_proc must be a positive integer, got {num_proc!r}")
-    settings = RunSettings(split, rows_per_shard, batch_size, embed_media, preference, materialise, quality)
+    settings = RunSettings(
+        split, rows_per_shard, batch_size, embed_media, preference, materialise, quality, unsupported
+    )
     with open_run(source, plugin, output, settings, config=config, overwrite=overwrite) as run:
 
         def write(missing: Sequence[Shard]) -> None:

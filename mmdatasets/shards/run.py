@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from filelock import FileLock, Timeout
 
+from mmdatasets.collate.materialise import Unsupported
+from mmdatasets.disk import cannot_write
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.shards.counts import ShardCounts
 from mmdatasets.shards.layout import Shard, ShardLayout, check_split, unfinished_files
@@ -53,6 +55,7 @@ class RunSettings:
         preference: Whether the rows are preference data, for `plugin.preference_transform`.
         materialise: Whether media are stored as `plugin.materialise` makes them.
         quality: Of lossy ones; see there.
+        unsupported: What becomes of items that cannot be materialised; see there.
     """
 
     split: str = "train"
@@ -62,6 +65,7 @@ class RunSettings:
     preference: bool = False
     materialise: bool = False
     quality: int | None = None
+    unsupported: Unsupported = "error"
 
     def __post_init__(self) -> None:
         check_split(self.split)
@@ -71,6 +75,18 @@ class RunSettings:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.quality is not None and not self.materialise:
             raise ValueError("quality is of what is stored with materialise=True")
+        if self.unsupported not in get_args(Unsupported):
+            raise ValueError(f"unsupported must be 'error' or 'keep', got {self.unsupported!r}")
+        if self.unsupported != "error" and not self.materialise:
+            raise ValueError("unsupported is of what cannot be stored with materialise=True")
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What the manifest says of them. What came later is there where it is not as it always was."""
+        fields: dict[str, Json] = {**dataclasses.asdict(self), "rows_per_shard": self.shard_size}
+        if self.unsupported == "error":
+            del fields["unsupported"]
+        return fields
 
     @property
     def shard_size(self) -> int:
@@ -169,7 +185,7 @@ def open_run(
     identity: dict[str, Json] = {
         "source": dict(opened.identity),
         "plugin": describe_plugin(plugin),
-        "output": {**dataclasses.asdict(settings), "rows_per_shard": settings.shard_size},
+        "output": settings.identity,
     }
     layout = ShardLayout(settings.split, len(opened.dataset), settings.shard_size)
     source_features = opened.dataset.features
@@ -183,6 +199,7 @@ def open_run(
         settings.preference,
         settings.materialise,
         settings.quality,
+        settings.unsupported,
     )
     with _locked(writer.output, settings.split):
         try:
@@ -238,4 +255,4 @@ def _clean(writer: ShardWriter, split: str) -> None:
 
 
 def _cannot_write(output: Path, error: OSError) -> MMDatasetsError:
-    return MMDatasetsError(f"cannot write the output: {error}", source=str(output))
+    return cannot_write("the output", error, output, "the same command then goes on")

@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmdatasets.errors import MMDatasetsError
+from mmdatasets.orphans import end_daemon_with_parent
 from mmdatasets.shards.layout import Shard
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def _work(connection: Connection, inherited: Sequence[Connection], payload: byte
     """What a worker does: it writes the shards that it is given, until there is none, or nobody who asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends them
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_daemon_with_parent()  # also in the middle of a batch
     for other in inherited:
         other.close()
     shard: Shard | None = None

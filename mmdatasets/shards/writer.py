@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmdatasets.collate.materialise import Unsupported
+from mmdatasets.disk import cannot_write
 from mmdatasets.errors import MMDatasetsError
 from mmdatasets.features import MEDIA_INFO, PARQUET_OPTIONS
 from mmdatasets.shards.counts import ShardCounts
@@ -55,6 +57,7 @@ class ShardWriter:
         preference: Whether the rows are preference data.
         materialise: Whether files hold media as `plugin.materialise` makes them.
         quality: Of lossy ones; see there.
+        unsupported: What becomes of items that cannot be materialised; see there.
     """
 
     plugin: BasePlugin
@@ -66,6 +69,7 @@ class ShardWriter:
     preference: bool = False
     materialise: bool = False
     quality: int | None = None
+    unsupported: Unsupported = "error"
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -113,10 +117,8 @@ class ShardWriter:
             with self._open(temporary, final) as file:
                 return self._write_file(file, batches, shard, on_rows)
         except OSError as error:
-            raise MMDatasetsError(
-                f"cannot write the shard: {error}; what is finished stays, and the same command goes on from there",
-                source=str(final),
-            ) from error
+            then = "what is finished stays, and the same command goes on from there"
+            raise cannot_write("the shard", error, final, then) from error
 
     @contextmanager
     def _open(self, temporary: Path, final: Path) -> Iterator[BinaryIO]:
@@ -145,8 +147,8 @@ class ShardWriter:
             group: list[pa.Table] = []
             for first, rows in batches:
                 table, logged = self._map(first, rows)
-                counts.append(ShardCounts.of(rows.num_rows, table, logged))
-                for piece in self._pieces(table, first, rows.num_rows, logged):
+                for piece, counted in self._pieces(table, first, rows.num_rows, logged):
+                    counts.append(counted)
                     group.append(piece)
                     if sum(part.nbytes for part in group) >= self._group_bytes:
                         _write_group(writer, group)
@@ -178,23 +180,44 @@ class ShardWriter:
             )
         return table.replace_schema_metadata(schema.metadata), logged
 
-    def _pieces(self, table: pa.Table, first: int, rows_read: int, logged: list[LoggedRow]) -> Iterable[pa.Table]:
-        if not self.embed_media and not self.materialise:
-            return [table]
+    def _pieces(
+        self, table: pa.Table, first: int, rows_read: int, logged: list[LoggedRow]
+    ) -> Iterator[tuple[pa.Table, ShardCounts]]:
+        """What the transform made of a batch, as it is stored, with counts that add up to those of the batch."""
+        counts = ShardCounts.of(rows_read, table, logged)
+        if not table.num_rows or not (self.embed_media or self.materialise):
+            yield table, counts
+            return
         dropped = {row.row for row in logged if row.outcome == "dropped"}
         names: list[int | str] = [row for row in range(first, first + rows_read) if row not in dropped]
         if len(names) != table.num_rows:
             names = [f"{index} of what became of the rows from {first} on" for index in range(table.num_rows)]
-        if not self.materialise:
-            return embed_media(table, names, self.plugin.options)
-        return self._materialised(table, names)
+        if self.materialise:
+            yield from self._materialised(
+                table, names, ShardCounts(rows_read - table.num_rows, outcomes=counts.outcomes)
+            )
+            return
+        for piece in embed_media(table, names, self.plugin.options):
+            yield piece, counts
+            counts = ShardCounts()
 
-    def _materialised(self, table: pa.Table, names: Sequence[int | str]) -> Iterator[pa.Table]:
+    def _materialised(
+        self, table: pa.Table, names: Sequence[int | str], counts: ShardCounts
+    ) -> Iterator[tuple[pa.Table, ShardCounts]]:
+        """What is stored of mapped rows, with counts that add up to theirs and those of rows that are gone already."""
         for start in range(0, table.num_rows, _MATERIALISED_ROWS):
             piece = table.slice(start, _MATERIALISED_ROWS)
             indices = names[start : start + _MATERIALISED_ROWS]
-            stored = self.plugin.materialise(piece, indices, quality=self.quality)  # type: ignore[arg-type]
-            yield cast("pa.Table", stored).replace_schema_metadata(self._schema.metadata)
+            with collect_rows() as logged:
+                stored = self.plugin.materialise(
+                    piece,
+                    indices,  # type: ignore[arg-type]
+                    quality=self.quality,
+                    unsupported=self.unsupported,
+                )
+            made = cast("pa.Table", stored).replace_schema_metadata(self._schema.metadata)
+            yield made, ShardCounts.total([counts, ShardCounts.of(piece.num_rows, made, logged)])
+            counts = ShardCounts()
 
 
 def _write_group(writer: pq.ParquetWriter, group: list[pa.Table]) -> None:

@@ -13,6 +13,8 @@ import torch
 
 from mmdatasets.errors import (
     ConversationError,
+    FeatureMismatchError,
+    MaterialiseError,
     MediaError,
     MissingTemplateError,
     MMDatasetsError,
@@ -22,19 +24,19 @@ from mmdatasets.errors import (
 )
 from mmdatasets.options import ErrorPolicy
 
-_OF_ROWS = (MediaError, ConversationError, RowTooLongError, TemplateError)
+_OF_ROWS = (MediaError, ConversationError, RowTooLongError, TemplateError, FeatureMismatchError)
 _OF_THE_MACHINE = (MemoryError, ImportError, torch.OutOfMemoryError)
-_MACHINE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+_MACHINE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _REASONS_SHOWN = 3
 
 
 def is_fault_of_row(error: MMDatasetsError) -> bool:
     """Whether an error is about the row alone, so that others may do better.
 
-    Missing packages and templates, memory or file descriptors that run out are not: every row would be dropped, or
-    those that happened to come at the wrong time.
+    Missing packages and templates, processors that take no materialised media, memory or file descriptors that run
+    out are not: every row would be dropped, or those that happened to come at the wrong time.
     """
-    if not isinstance(error, _OF_ROWS) or isinstance(error, MissingTemplateError):
+    if not isinstance(error, _OF_ROWS) or isinstance(error, MissingTemplateError | MaterialiseError):
         return False
     cause = error.__cause__
     while cause is not None:

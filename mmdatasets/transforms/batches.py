@@ -233,6 +233,8 @@ def stored_items(row: Mapping[str, object]) -> dict[Modality, list[MediaReferenc
     """
     found = {modality: as_references(row.get(column)) for modality, column in MEDIA_COLUMNS.items()}
     frames = as_references(row.get(VIDEO_FRAMES))
+    # A dataset whose videos are decoded has decoder objects, which keep what they were made of.
+    found["video"] = [getattr(video, "_hf_encoded", video) for video in found["video"]]
     for index, video in enumerate(found["video"]):
         own = as_references(frames[index]) if index < len(frames) else []
         if own:

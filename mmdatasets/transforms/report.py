@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmdatasets.errors import MMDatasetsError
-from mmdatasets.transforms.bad_rows import RowErrors, reason_of
+from mmdatasets.transforms.bad_rows import BadRowTally, RowErrors, reason_of
 from mmdatasets.transforms.row_log import LoggedRow, offer_rows, row_digest, write_row_log
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def report_rows(
     errors: RowErrors,
     token_ids: Sequence[IntArray | None],
     changed: Sequence[LoggedRow] = (),
+    tally: BadRowTally | None = None,
 ) -> None:
     """Reports on a batch.
 
@@ -34,6 +35,7 @@ def report_rows(
         errors: What is wrong with its rows.
         token_ids: What its rows became; `None` for those with an error.
         changed: What is to be said of others.
+        tally: Counts what cannot be used; the transforms' own when `None`.
 
     Raises:
         TooManyBadRowsError: If more rows cannot be used than the plugin allows. What is to be said is said before.
@@ -51,7 +53,7 @@ def report_rows(
     elif not is_collected:
         warn_of_dropped(logged, len(errors.names))
     if plugin.on_error != "raise":
-        plugin.bad_rows.add(len(errors.names), errors.found)
+        (tally or plugin.bad_rows).add(len(errors.names), errors.found)
 
 
 def logged_error(error: MMDatasetsError, name: int | str, outcome: str, row: Mapping[str, object]) -> LoggedRow:

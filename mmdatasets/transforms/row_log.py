@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mmdatasets.disk import cannot_write
 from mmdatasets.errors import MediaError, MMDatasetsError
 from mmdatasets.media.source import to_stored
 
@@ -166,7 +167,7 @@ def write_row_log(
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(table, path)
     except OSError as error:
-        raise MMDatasetsError(f"cannot write the log of rows: {error}", source=str(directory)) from error
+        raise cannot_write("the log of rows", error, directory) from error
     return path
 
 

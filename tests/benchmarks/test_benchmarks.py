@@ -120,6 +120,22 @@ def test_packed_training_benchmark(tmp_path):
     assert all(one["loss"] < 1e-5 and one["worst_cosine"] > 0.99999 for one in outcomes["differences"])
 
 
+@pytest.mark.slow
+def test_decode_timeout_benchmark():
+    """It compares the pixels itself."""
+    outcomes = outcomes_of(
+        "decode_timeout.py", ["--photos", "1", "--repetitions", "1", "--sizes", "64x48", "320x240", "--json"]
+    )
+    assert outcomes["start_s"] > 0
+    assert [(one["case"], one["contestant"]) for one in outcomes["results"]] == [
+        (f"{work} {size}", contestant)
+        for size in ("64x48", "320x240")
+        for work in ("probe_image", "decode_image")
+        for contestant in ("here", "decode_timeout_s")
+    ]
+    assert all(one["ms"] > 0 for one in outcomes["results"])
+
+
 def outcomes_of(script, options, *, parse=True):
     command = [sys.executable, str(REPOSITORY / "benchmarks" / script), *options]
     environment = {**os.environ, "PYTHONPATH": search_path()}

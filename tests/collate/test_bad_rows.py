@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 
@@ -13,19 +14,40 @@ from transformers import Trainer, TrainingArguments
 
 from mmdatasets import auto_plugin
 from mmdatasets.collate.collator import MultimodalCollator
-from mmdatasets.errors import CollateError, MediaDecodeError, TooManyBadRowsError
+from mmdatasets.errors import (
+    CollateError,
+    FeatureMismatchError,
+    MediaDecodeError,
+    MediaProcessorError,
+    TooManyBadRowsError,
+)
 from mmdatasets.testing.conformance import SCENARIOS, Run
 from mmdatasets.testing.inputs import model_inputs
+from mmdatasets.testing.media import make_image
 from mmdatasets.testing.models import build_model
 from mmdatasets.testing.oracles import ProcessorOracle
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.scenarios import Scenario
 from mmdatasets.testing.subjects import named_subjects
+from mmdatasets.testing.video import VideoSpec, write_video
 from mmdatasets.transforms.row_log import read_row_log, row_digest
 from mmdatasets.transforms.tokenise import IGNORE_INDEX
 from tests.collate.conftest import chat
 
+
+def png(image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 DAMAGED = [{"bytes": b"no image", "path": "damaged.jpg"}]
+
+
+COLUMNS = {"ids": "input_ids", "labels": "labels"}
+# What a file may become after the map: one that the processor refuses, and one that makes other features.
+REFUSED = [{"bytes": png(make_image(600, 2, seed=0)), "path": "strip.png"}]
+OTHER = [{"bytes": png(make_image(300, 200, seed=0)), "path": "other.png"}]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +220,74 @@ def test_packed_sequences_are_replaced_one_by_one(skipping, qwen_plugin, rows) -
     nothing = collator([{**packed[0], "images": DAMAGED * len(packed[0]["images"]), "labels": packed[0]["labels"]}])
     assert len(nothing["image_grid_thw"]) == 1 or "pixel_values" in nothing
     assert math.isfinite(loss_of(model, nothing).item())
+
+
+@pytest.mark.parametrize(
+    ("images", "reason", "error"),
+    [
+        (REFUSED, "media_processor", MediaProcessorError),
+        (OTHER, "feature_mismatch", FeatureMismatchError),
+    ],
+)
+def test_what_the_processor_makes_trouble_of_is_replaced_too(
+    images, reason, error, qwen_plugin, rows, tmp_path
+) -> None:
+    plugin = auto_plugin(build_processor("qwen2_vl"), on_error="quarantine", row_log=str(tmp_path))
+    # Rows that do not say what was planned: else it is noticed at once that it is not that.
+    other = {"images": images, "media_info": None}
+    bad = [{**row, **other} if place in (1, 3) else row for place, row in enumerate(rows[:4])]
+    with pytest.raises(error, match="row 1 of the batch"):
+        qwen_plugin.collator()(bad)
+    collator = plugin.collator()
+    expected = qwen_plugin.collator()([rows[origin] for origin in (0, 2, 2, 0)])
+    expected["labels"][[1, 3]] = IGNORE_INDEX
+    assert_same(collator(bad), expected)
+    assert collator.bad_rows.reasons == {reason: 2}
+    log = read_row_log(tmp_path).to_pylist()
+    assert {(row["outcome"], row["reason"], row["digest"]) for row in log} == {
+        ("replaced", reason, row_digest(bad[place])) for place in (1, 3)
+    }
+    # Of packed rows the sequence, of both sides of a comparison the row.
+    config = build_model("qwen2_vl", plugin.processor).config
+    packed = plugin.packed_collator(config, flatten=True)(bad)
+    assert packed["cu_seq_lens_q"].diff()[[1, 3]].tolist() == [2, 2]
+    sides = [
+        {f"{side}_{name}": row[source] for side in ("chosen", "rejected") for name, source in COLUMNS.items()}
+        | {name: row[name] for name in ("images", "media_info")}
+        for row in bad
+    ]
+    compared = plugin.preference_collator("dpo")(sides)
+    assert torch.equal(compared["image_grid_thw"], expected["image_grid_thw"].repeat(2, 1))
+
+
+def test_a_batch_that_is_wrong_as_a_whole_is_an_error(skipping, rows) -> None:
+    for names in (["images"], ["images", "media_info"]):
+        missing = [{name: value for name, value in row.items() if name not in names} for row in rows[:2]]
+        with pytest.raises(CollateError, match=r"no 'images' among its columns|came without its media columns"):
+            skipping.collator()(missing)
+    dataset = datasets.Dataset.from_list(rows[:2], features=skipping.features())
+    with pytest.raises(
+        CollateError, match=r"row 0 of the batch: no 'images' among its columns \(.*pictures.*media_info"
+    ):
+        skipping.collator()(list(dataset.rename_column("images", "pictures")))
+    for format in ("pandas", "arrow"):
+        with pytest.raises(CollateError, match=r"as a mapping of columns, got .*use dataset.with_format\(None\)"):
+            skipping.collator()([dataset.with_format(format)[0]])
+    with pytest.raises(CollateError, match="expected a list of rows, got dict"):
+        skipping.collator()(dataset[:2])
+
+
+def test_decoded_media_is_as_good_as_references(qwen_plugin, qwen_rows, tmp_path) -> None:
+    pytest.importorskip("torchcodec")
+    write_video(tmp_path / "clip.mp4", VideoSpec(num_frames=8))
+    source = {"messages": [chat("<video><image>?")], "videos": [[str(tmp_path / "clip.mp4")]]}
+    source["images"] = [[{"bytes": OTHER[0]["bytes"], "path": None}]]
+    mapped = datasets.Dataset.from_dict(source).map(qwen_plugin.transform, batched=True)
+    decoding = mapped.cast_column("videos", datasets.List(datasets.Video())).cast_column(
+        "images", datasets.List(datasets.Image())
+    )
+    assert not isinstance(decoding[0]["videos"][0], dict)
+    assert_same(qwen_plugin.collator()([decoding[0]]), qwen_plugin.collator()([mapped[0]]))
 
 
 @pytest.mark.parametrize("trainer", ["dpo", "reward", "kto"])

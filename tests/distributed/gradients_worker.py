@@ -1,6 +1,8 @@
 """What each of two processes runs: a forward and a backward pass on its own rows, under DDP or FSDP2.
 
-torchrun --nproc-per-node 2 gradients_worker.py FAMILY WRAPPER[,WRAPPER] ENSURE_MEDIA ROWS.pkl GRADIENTS.pt
+torchrun --nproc-per-node 2 gradients_worker.py FAMILY WRAPPER[,WRAPPER] HOW ROWS.pkl GRADIENTS.pt
+
+HOW is "ensure_media", or "skip", by which rows that cannot be used are replaced, or "plain".
 """
 
 from __future__ import annotations
@@ -43,12 +45,12 @@ def full(gradient: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def main() -> None:
-    family, wrappers, ensure_media, rows_file, result = sys.argv[1:]
+    family, wrappers, how, rows_file, result = sys.argv[1:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=20))
     processor = build_processor(family)
     plugin = auto_plugin(processor)
-    collator = plugin.collator(ensure_media=ensure_media == "yes")
+    collator = plugin.collator(ensure_media=how == "ensure_media", on_error="skip" if how == "skip" else None)
     rows = pickle.loads(Path(rows_file).read_bytes())
     batch = collator(rows[dist.get_rank()])
     gradients = {wrapper: gradients_of(family, processor, batch, wrapper) for wrapper in wrappers.split(",")}

@@ -59,13 +59,35 @@ def test_gradients_are_those_of_one_process(family, rows_of, tmp_path) -> None:
     rows = rows_of(plugin, family)
     (tmp_path / "rows.pkl").write_bytes(pickle.dumps([rows[:2], rows[2:]]))
     result = tmp_path / "gradients.pt"
-    done = run(WORKER, family, "ddp,fsdp", "yes", str(tmp_path / "rows.pkl"), str(result))
+    done = run(WORKER, family, "ddp,fsdp", "ensure_media", str(tmp_path / "rows.pkl"), str(result))
     assert done.returncode == 0, done.stderr[-3000:]
     expected = single_process(plugin, family, rows)
     by_wrapper = torch.load(result)
     assert set(by_wrapper) == {"ddp", "fsdp"}
     for wrapper, found in by_wrapper.items():
         compare(found, expected, wrapper)
+
+
+@pytest.mark.slow
+def test_a_rank_with_a_bad_row_stays_in_step(rows_of, tmp_path) -> None:
+    """It lost its only image, and runs the vision tower all the same; nothing is learnt of what stands in."""
+    family = "qwen2_5_vl"
+    plugin = auto_plugin(build_processor(family))
+    rows = rows_of(plugin, family)
+    bad = {**rows[0], "images": [{"bytes": b"no image", "path": "damaged.png"}]}
+    parts = [[bad, rows[2]], [rows[1], rows[3]]]
+    (tmp_path / "rows.pkl").write_bytes(pickle.dumps(parts))
+    result = tmp_path / "gradients.pt"
+    done = run(WORKER, family, "fsdp", "skip", str(tmp_path / "rows.pkl"), str(result))
+    assert done.returncode == 0, done.stderr[-3000:]
+    # By one process: the good row in the place of both, of which one trains nothing.
+    batches = [plugin.collator()([rows[2], rows[2]]), plugin.collator()(parts[1])]
+    batches[0]["labels"][0] = -100
+    trained = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
+    model = build_model(family, plugin.processor)
+    for batch in batches:
+        model(**batch, num_items_in_batch=trained).loss.backward()
+    compare(torch.load(result)["fsdp"], {name: one.grad for name, one in model.named_parameters()}, "fsdp")
 
 
 def compare(found, expected, wrapper) -> None:
@@ -86,6 +108,6 @@ def test_without_blank_media_the_ranks_do_not_meet(rows_of, tmp_path) -> None:
     plugin = auto_plugin(build_processor("qwen2_5_vl"))
     rows = rows_of(plugin, "qwen2_5_vl")
     (tmp_path / "rows.pkl").write_bytes(pickle.dumps([rows[:2], rows[2:]]))
-    done = run(WORKER, "qwen2_5_vl", "fsdp", "no", str(tmp_path / "rows.pkl"), str(tmp_path / "gradients.pt"))
+    done = run(WORKER, "qwen2_5_vl", "fsdp", "plain", str(tmp_path / "rows.pkl"), str(tmp_path / "gradients.pt"))
     assert done.returncode != 0
     assert not (tmp_path / "gradients.pt").exists()

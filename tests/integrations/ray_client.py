@@ -1,6 +1,7 @@
 """What a user does on a Ray cluster, in a process of its own: Ray leaves threads and processes behind.
 
-python ray_client.py FOLDER: maps the same rows here and on a cluster of this machine, and says what it found.
+python ray_client.py FOLDER: maps the same rows here and on a cluster of this machine, and says what it found. Then it
+maps many rows, to be interrupted.
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ def main() -> None:
     tolerant = auto_plugin(build_processor("qwen2_vl"), on_error="quarantine", row_log=str(folder / "log"))
     found["dropped"] = preprocess_on_ray(broken, tolerant, folder / "tolerant", rows_per_shard=8).counts.outcomes
     found["quarantined"] = read_row_log(folder / "log").select(["row", "reason"]).to_pylist()
-    ray.shutdown()
-    sys.stdout.write("\n" + json.dumps(found))
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    sys.stdout.flush()
+    many = source.select([number % NUM_ROWS for number in range(20_000)])
+    preprocess_on_ray(many, plugin, folder / "many", rows_per_shard=50)
 
 
 if __name__ == "__main__":

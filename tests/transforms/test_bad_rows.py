@@ -23,6 +23,7 @@ from mmdatasets.errors import (
     RowTooLongError,
     TooManyBadRowsError,
 )
+from mmdatasets.integrations.arrow import ArrowTransform
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.transforms.bad_rows import BadRowTally, is_fault_of_row, reason_of
 from mmdatasets.transforms.row_log import SCHEMA, LoggedRow, read_row_log, row_digest, write_row_log
@@ -267,3 +268,48 @@ def test_row_digests_tell_rows_apart() -> None:
     rows = [{"a": "1"}, {"a": 1}, {"a": [1]}, {"a": b"1"}, {"a": True}, {"b": "1"}, {"a": ["x", "y"]}, {"a": ["xy"]}]
     assert len({row_digest(row) for row in rows}) == len(rows)
     assert row_digest({"a": 1, "b": None}) == row_digest({"b": None, "a": 1})
+
+
+STRICT = """{% for m in messages %}{% if m.role == 'assistant' and loop.first %}{{ raise_exception('begins') }}
+{% endif %}<|im_start|>{{ m.role }}
+{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}
+<|im_end|>
+{% endfor %}"""
+BAD_TEXTS = {
+    "conversation": [
+        [{"role": "user", "content": None}, {"role": "assistant", "content": "Yes."}],
+        chat("?", None),
+        [{"role": None, "content": "?"}, {"role": "assistant", "content": "Yes."}],
+        None,
+    ],
+    "template": [[{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "?"}]],
+}
+
+
+@pytest.mark.parametrize("way", ["map", "stream", "arrow"])
+def test_texts_that_cannot_be_used(way, processor) -> None:
+    bad = [(reason, messages) for reason, some in BAD_TEXTS.items() for messages in some]
+    rows = [{"messages": chat("Good?")}, *({"messages": messages} for _, messages in bad), {"messages": chat("So?")}]
+    source = datasets.Dataset.from_list(rows)
+    plugin = auto_plugin(processor, on_error="skip", chat_template=STRICT)
+    if way == "map":
+        made = source.map(plugin.transform, batched=True)["input_ids"][:]
+    elif way == "stream":
+        stream = source.to_iterable_dataset()
+        made = [row["input_ids"] for row in stream.map(plugin.transform, batched=True, remove_columns=["messages"])]
+    else:
+        made = ArrowTransform(plugin, source.features)(source.data.table)["input_ids"].to_pylist()
+    good = plugin.transform({"messages": [chat("Good?"), chat("So?")]})
+    assert made == good["input_ids"]
+    if way != "map":  # which pickles the plugin
+        assert plugin.bad_rows.reasons == {"conversation": 4, "template": 1}
+
+
+def test_answers_that_cannot_be_used(processor) -> None:
+    plugin = auto_plugin(processor, on_error="skip", chat_template=STRICT)
+    answers = {"chosen": [[{"role": "assistant", "content": "Yes."}]] * 4}
+    prompts = [chat("?")[:1], None, [{"role": "user", "content": None}], [{"role": "assistant", "content": "?"}]]
+    rejected = [*[[{"role": "assistant", "content": "No."}]] * 4]
+    made = plugin.preference_transform({"prompt": prompts, **answers, "rejected": rejected})
+    assert len(made["chosen_ids"]) == 1
+    assert plugin.bad_rows.reasons.total() == 3

@@ -48,7 +48,7 @@ def tensors(run: Run, expected: Expected) -> None:
 
 def _require_stacked(run: Run) -> None:
     collator = run.plugin.collator(padding_side=run.oracle.padding_side)
-    media = collator.stand(run.mapped).media
+    media = [collator.media_of_row(row, index) for index, row in enumerate(run.mapped)]
     ids = [list(row["input_ids"]) for row in run.mapped] * 2  # type: ignore[call-overload]
     padded = collator.pad({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]})
     repeated, twice = collator.complete(dict(padded), media, 2), collator.complete(dict(padded), [*media, *media])
