@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
-from mmdatasets.errors import MediaNotFoundError, MediaReferenceError
+from mmdatasets.errors import MediaError, MediaNotFoundError, MediaReferenceError
 from mmdatasets.media.limits import check_bytes
 from mmdatasets.media.places import check_opened, check_path, resolve
 from mmdatasets.types import StoredMedia
@@ -44,6 +44,7 @@ class _BorrowedFile:
         self._file = file
         self._found_at = file.tell()
         self.closed = False
+        file.seek(0, os.SEEK_END)  # a stream without an end would be read for ever
         file.seek(0)
         # Bound methods of the file itself: readers make thousands of small calls.
         self.read = file.read
@@ -161,8 +162,7 @@ def to_stored(reference: object) -> StoredMedia:  # noqa: PLR0911 - one for each
     if is_array(reference):
         return StoredMedia(bytes=encode.array_to_png(reference), path=None)
     if is_file(reference):
-        with _borrow(reference) as file:
-            return StoredMedia(bytes=file.read(), path=None)
+        return StoredMedia(bytes=_read_whole(reference), path=None)
     raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
 
 
@@ -331,10 +331,26 @@ def _borrow(file: BinaryIO) -> BinaryIO:
     try:
         # The wrapper has what readers of images, video and audio call; it is not a whole BinaryIO.
         return cast("BinaryIO", _BorrowedFile(file))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MediaReferenceError(
-            f"the file object cannot be rewound ({error}); read it and pass the bytes", source=source
+            f"the file object cannot seek its beginning and its end ({error}); read it and pass the bytes",
+            source=source,
         ) from error
+
+
+def _read_whole(reference: BinaryIO) -> bytes:
+    try:
+        with _borrow(reference) as file:
+            data = file.read()
+    except MediaError:
+        raise
+    except Exception as error:  # a connection's client raises its own errors
+        raise MediaNotFoundError(f"the file object cannot be read: {error}", source=describe_source(reference)) from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise MediaReferenceError(
+            f"the file object gives {type(data).__name__} instead of bytes", source=describe_source(reference)
+        )
+    return bytes(data)
 
 
 def _is_data_uri(location: str) -> bool:

@@ -1,7 +1,7 @@
-"""Uses damaged media as a training does, and says of each item what came of it: one line of JSON before and after.
+"""Uses damaged media as a training does, in a process of its own, and says of each item what came of it.
 
-python damage_runner.py FOLDER SETTINGS: the settings are JSON of `Settings`. A process of its own, since what is damaged
-may take the interpreter down with it, or never come back.
+What is damaged may take the interpreter down with it, or never come back: the process that watches names the item then,
+and goes on behind it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import json
+import multiprocessing
 import os
-import sys
+import random
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mmdatasets import MediaOptions, auto_plugin
 from mmdatasets.errors import MMDatasetsError
@@ -32,6 +35,7 @@ from mmdatasets.types import FramePlan, Modality
 
 RATE = 16_000
 NOBODY = 65_534
+UNTYPED, CRASH, HANG = "untyped error", "crash", "hang"
 FAMILIES: dict[Modality, str] = {"image": "qwen2_vl", "video": "qwen2_vl", "audio": "phi4_multimodal"}
 BACKENDS = {
     "image": ("pillow", "torchcodec"),
@@ -40,32 +44,31 @@ BACKENDS = {
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """What is done.
 
     Attributes:
         seed: Of the corpus, and of the sample.
         share: Of the items that are taken; every one when 1.
-        first: Number of the item to begin with.
         kinds: Those of the corpus that are taken; all when `None`.
         formats: Likewise.
-        passes: How often the items are gone through.
         backends: Whether what decodes is each backend in turn, not the usual one alone.
+        limit_s: Seconds that an item may take, everything together.
     """
 
     seed: int = 0
     share: float = 1.0
-    first: int = 0
-    kinds: list[str] | None = None
-    formats: list[str] | None = None
-    passes: int = 1
+    kinds: Collection[str] | None = None
+    formats: Collection[str] | None = None
     backends: bool = True
+    limit_s: float = 60.0
 
-
-def say(**fields: object) -> None:
-    sys.__stdout__.write(json.dumps(fields) + "\n")
-    sys.__stdout__.flush()
+    def items(self, folder: Path) -> Iterator[tuple[int, DamagedItem]]:
+        """Those items of the corpus that are taken, with their numbers."""
+        chance = random.Random(self.seed)
+        corpus = damaged_corpus(folder, self.seed, kinds=self.kinds, formats=self.formats)
+        return ((index, item) for index, item in enumerate(corpus) if chance.random() < self.share)
 
 
 def num_files() -> int:
@@ -83,7 +86,7 @@ def outcome_of(work: Callable[[], object]) -> str:
     except MMDatasetsError as error:
         return type(error).__name__
     except Exception as error:
-        return f"UNTYPED {type(error).__name__}: {str(error)[:200]} {traceback.format_exc(limit=-6)}"
+        return f"{UNTYPED} {type(error).__name__}: {str(error)[:200]} {traceback.format_exc(limit=-6)}"
     return "result"
 
 
@@ -180,33 +183,115 @@ def without_rights(needed: bool) -> Iterator[None]:
             os.seteuid(0)
 
 
-def main() -> None:
-    import random
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of an item.
 
-    folder, settings = Path(sys.argv[1]), Settings(**json.loads(sys.argv[2]))
+    Attributes:
+        kind: What was wrong with it.
+        format: Its format.
+        modality: As what it was used.
+        found: By what was done: `"result"`, the class of a typed error, or what else happened.
+        cpu_s: Seconds of processor time, everything together.
+        new_files: How many more files are open than before.
+        rss_mib: Memory of the process afterwards.
+    """
+
+    kind: str
+    format: str
+    modality: Modality
+    found: dict[str, str]
+    cpu_s: float = 0.0
+    new_files: int = 0
+    rss_mib: float = 0.0
+
+
+def use_corpus(folder: Path, settings: Settings, first: int, pipe: Connection) -> None:
+    """Uses the items of the corpus one by one, from a number on; says which one before and what came of it after."""
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     user = User(folder, backends=settings.backends)
-    say(ready=True)
-    for number in range(settings.passes):
-        chance = random.Random(settings.seed)
-        corpus = damaged_corpus(folder / "corpus", settings.seed, kinds=settings.kinds, formats=settings.formats)
-        for index, item in enumerate(corpus):
-            taken = chance.random() < settings.share
-            if index < settings.first or not taken:
-                continue
-            say(begin=index, kind=item.kind, format=item.format, modality=item.modality, run=number)
-            files, start, used = num_files(), time.perf_counter(), time.process_time()
-            with without_rights(item.needs_no_rights):
-                found = user.use(item)
-            cpu_s, wall_s = time.process_time() - used, time.perf_counter() - start
-            if num_files() != files:
-                gc.collect()
-            say(end=index, found=found, cpu_s=cpu_s, wall_s=wall_s, files=num_files() - files, rss_mib=rss_mib())
-            if isinstance(item.reference, str) and item.reference.startswith(str(folder / "corpus")):
-                with contextlib.suppress(OSError):
-                    os.unlink(item.reference)  # noqa: PTH108
-    say(done=True)
+    pipe.send("ready")
+    for index, item in settings.items(folder / "corpus"):
+        if index < first:
+            continue
+        pipe.send((index, Outcome(item.kind, item.format, item.modality, {})))
+        files, used = num_files(), time.process_time()
+        with without_rights(item.needs_no_rights):
+            found = user.use(item)
+        cpu_s = time.process_time() - used
+        if num_files() != files:
+            gc.collect()
+        more = num_files() - files
+        pipe.send((index, Outcome(item.kind, item.format, item.modality, found, cpu_s, more, rss_mib())))
+        if isinstance(item.reference, str) and item.reference.startswith(str(folder)):
+            with contextlib.suppress(OSError):
+                os.unlink(item.reference)  # noqa: PTH108
+    pipe.send("done")
 
 
-if __name__ == "__main__":
-    main()
+def watch(folder: Path, settings: Settings) -> list[Outcome]:
+    """What comes of the items, crashes and hangs of the process that uses them included."""
+    outcomes: list[Outcome] = []
+    context, first = multiprocessing.get_context("fork"), 0
+    while True:
+        mine, other = context.Pipe(duplex=False)
+        process = context.Process(target=use_corpus, args=(folder, settings, first, other))
+        process.start()
+        other.close()
+        begun, ending = _listen(mine, settings.limit_s, outcomes)
+        if ending:
+            process.kill()
+        process.join()
+        mine.close()
+        if begun is None:
+            assert not ending, f"the process that uses media ended before it used any ({process.exitcode})"
+            return outcomes
+        index, outcome = begun
+        what = ending if ending == HANG else f"{CRASH} {process.exitcode}"
+        outcomes.append(dataclasses.replace(outcome, found={"everything": what}))
+        first = index + 1
+
+
+def _listen(
+    pipe: Connection, limit_s: float, outcomes: list[Outcome]
+) -> tuple[tuple[int, Outcome] | None, str]:
+    """Takes what a process says until it ends; gives the item that it did not come back from, and why not."""
+    begun: tuple[int, Outcome] | None = None
+    while True:
+        if not pipe.poll(limit_s):
+            return begun, HANG
+        try:
+            said = pipe.recv()
+        except EOFError:
+            return begun, CRASH
+        if said == "done":
+            return None, ""
+        if said == "ready":
+            continue
+        if begun is None:
+            begun = said
+        else:
+            outcomes.append(said[1])
+            begun = None
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """What was tried and what came of it, for the reader of the test's output."""
+    found = [one for outcome in outcomes for one in outcome.found.values()]
+    errors = Counter(one for one in found if one.endswith("Error"))
+    lines = {
+        "items": len(outcomes),
+        "kinds of damage": len({outcome.kind for outcome in outcomes}),
+        "formats": len({outcome.format for outcome in outcomes}),
+        "times read, mapped or collated": len(found),
+        "  results": sum(one == "result" for one in found),
+        "  rows quarantined by the map, replaced by the collator": errors.pop("MMDatasetsError", 0),
+        **{f"  {name}": count for name, count in errors.most_common()},
+        "errors of other classes": sum(one.startswith(UNTYPED) for one in found),
+        "crashes of the interpreter": sum(one.startswith(CRASH) for one in found),
+        "hangs": sum(one == HANG for one in found),
+        "files left open": sum(outcome.new_files for outcome in outcomes),
+        "slowest item, s of processor time": f"{max(outcome.cpu_s for outcome in outcomes):.1f}",
+    }
+    return "\n".join(f"{name:60} {value:>10}" for name, value in lines.items())

@@ -30,7 +30,7 @@ def image_damage() -> dict[str, FileDamage]:
         "a header of twice the height": (SIZE[0], 2 * SIZE[1]),
         "a header of 16383 x 16383": (16_383, 16_383),
         "a header of 65535 x 65535": (65_535, 65_535),
-        "a header of 8000 x 8000": (8_000, 8_000),
+        "a header of 3000 x 3000": (3_000, 3_000),
         "a header of the largest size": (2**31 - 1, 2**31 - 1),
         "a header of a negative size": (-SIZE[0], -SIZE[1]),
     }

@@ -148,9 +148,9 @@ class FailingFile(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads, near the beginning."""
-        if self.tell() > 200:
+        if size is None or size < 0 or self.tell() > 200:
             raise OSError(5, "Input/output error")
-        return super().read(min(200, size) if size is not None and size >= 0 else 200)
+        return super().read(min(200, size))
 
 
 class SlowFile(io.BytesIO):

@@ -1,0 +1,90 @@
+"""Every kind of damage to every format: a result or a typed error, no crash, no hang, no file left open."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from mmdatasets.testing.damage import DAMAGE_KINDS, damaged_corpus, media_formats
+from tests.robustness.damage_runner import CRASH, HANG, UNTYPED, Outcome, Settings, table, watch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
+
+ALLOWED_MIB = 64
+ALLOWED_CPU_S = 20.0
+
+
+def check(outcomes: Sequence[Outcome]) -> None:
+    wrong = {
+        f"{outcome.format}, {outcome.kind}": {
+            name: one for name, one in outcome.found.items() if one.startswith((UNTYPED, CRASH, HANG))
+        }
+        for outcome in outcomes
+    }
+    assert not {name: found for name, found in wrong.items() if found}
+    assert not [outcome for outcome in outcomes if outcome.new_files > 0]
+    assert not [outcome for outcome in outcomes if outcome.cpu_s > ALLOWED_CPU_S]
+
+
+def test_the_corpus_has_every_format_and_kind(tmp_path) -> None:
+    assert len(DAMAGE_KINDS) > 200
+    formats = {one.modality: 0 for one in media_formats()}
+    for one in media_formats():
+        formats[one.modality] += 1
+    assert formats["image"] >= 15
+    assert formats["video"] >= 10
+    assert formats["audio"] >= 10
+    names = [item.name for item in damaged_corpus(tmp_path, kinds=["undamaged", "cut off at 5 tenths", "missing"])]
+    assert len(names) == len(set(names)) == 2 * len(media_formats()) + 3
+
+
+def test_undamaged_files_of_every_format_are_used(tmp_path) -> None:
+    outcomes = watch(tmp_path, Settings(kinds=["undamaged", "wrong extension", "no extension"], backends=False))
+    check(outcomes)
+    assert len(outcomes) == 3 * len(media_formats())
+    found = [outcome.found[name] for outcome in outcomes for name in (*outcome.found,) if name.startswith(("read", "map"))]
+    assert set(found) == {"result"}
+
+
+def test_a_sample_of_the_corpus(tmp_path) -> None:
+    outcomes = watch(tmp_path, Settings(share=0.02, seed=1))
+    sys.stdout.write(f"\n{table(outcomes)}\n")
+    check(outcomes)
+    assert len(outcomes) > 30
+
+
+@pytest.mark.slow
+def test_the_whole_corpus(tmp_path) -> None:
+    outcomes = watch(tmp_path, Settings())
+    sys.stdout.write(f"\n{table(outcomes)}\n")
+    check(outcomes)
+    assert {outcome.format for outcome in outcomes} == {one.name for one in media_formats()}
+    assert {outcome.kind for outcome in outcomes} == set(DAMAGE_KINDS)
+
+
+def test_crashes_and_hangs_are_seen(tmp_path, monkeypatch) -> None:
+    """Of the watch itself."""
+    import os
+    import signal
+    import time
+
+    from tests.robustness import damage_runner
+
+    def use(self, item):
+        if item.kind == "missing":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if item.kind == "a directory":
+            time.sleep(60)
+        return {"read": damage_runner.outcome_of(lambda: 1 / 0)}
+
+    monkeypatch.setattr(damage_runner.User, "use", use)
+    kinds = ["undamaged", "missing", "a directory"]
+    outcomes = watch(tmp_path, Settings(kinds=kinds, formats=["png"], limit_s=1))
+    ends = {outcome.kind: next(iter(outcome.found.values())) for outcome in outcomes}
+    assert ends["missing"] == f"{CRASH} {-signal.SIGSEGV}"
+    assert ends["a directory"] == HANG
+    assert ends["undamaged"].startswith(f"{UNTYPED} ZeroDivisionError")
+    with pytest.raises(AssertionError):
+        check(outcomes)
