@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard
 import numpy as np
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaReferenceError
-from mmdatasets.media.source import describe_source, is_array, open_source
+from mmdatasets.media.source import describe_source, is_array, reading
 from mmdatasets.options import MediaOptions
 from mmdatasets.types import AudioInfo
 
@@ -131,7 +131,7 @@ def _is_best_stream(encoded: Mapping[str, object], index: object, options: Media
     from mmdatasets.media.audio_pyav import best_audio_index
 
     try:
-        with open_source(encoded, options) as file:
+        with reading(encoded, options) as file:
             return index is None or best_audio_index(file, options) in (None, index)
     except MediaError:
         return True  # reading it tells what is wrong

@@ -16,7 +16,7 @@ from mmdatasets.media.arrays import array_to_rgb
 from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.header import check_pixels, open_image, with_truncated, without_pillow_limit
 from mmdatasets.media.orientation import oriented_size, read_orientation, upright
-from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
+from mmdatasets.media.source import describe_source, is_array, is_pil_image, reading
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -72,7 +72,7 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
     if is_pil_image(reference):
         check_pixels(reference.size, options, source)
         return _decode_with_pillow(reference, None, source)
-    with open_source(reference, options) as file, with_truncated(options):
+    with reading(reference, options) as file, with_truncated(options):
         image = open_image(file, options, source)
         if decode_file is not None:
             pixels = _decode_with_torchcodec(decode_file, image, file)

@@ -10,7 +10,8 @@ import re
 import stat
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
 from mmdatasets.errors import MediaError, MediaNotFoundError, MediaReferenceError
@@ -45,6 +46,9 @@ class _BorrowedFile:
         self._found_at = file.tell()
         self.closed = False
         file.seek(0, os.SEEK_END)  # a stream without an end would be read for ever
+        file.seek(0)
+        if not isinstance(file.read(1), bytes | bytearray | memoryview):  # text, or nothing yet
+            raise ValueError("it gives no bytes")
         file.seek(0)
         # Bound methods of the file itself: readers make thousands of small calls.
         self.read = file.read
@@ -108,6 +112,26 @@ def open_source(reference: object, options: MediaOptions) -> BinaryIO:
             "an image that is decoded already has no file to open", source=describe_source(reference)
         )
     raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
+
+
+@contextmanager
+def reading(reference: object, options: MediaOptions) -> Iterator[BinaryIO]:
+    """Opens a media reference as `open_source` does, for as long as it is read.
+
+    Yields:
+        The file.
+
+    Raises:
+        MediaNotFoundError: Nothing can be opened, or what was opened fails while it is read: the disk, say.
+        MediaReferenceError: As `open_source` raises it.
+    """
+    with open_source(reference, options) as file:
+        try:
+            yield file
+        except OSError as error:
+            raise MediaNotFoundError(
+                f"cannot be read: {error.strerror or error}", source=describe_source(reference)
+            ) from error
 
 
 def describe_source(reference: object) -> str:  # noqa: PLR0911 - one for each form
@@ -333,7 +357,7 @@ def _borrow(file: BinaryIO) -> BinaryIO:
         return cast("BinaryIO", _BorrowedFile(file))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MediaReferenceError(
-            f"the file object cannot seek its beginning and its end ({error}); read it and pass the bytes",
+            f"the file object cannot be read, or be rewound ({error}); read it and pass the bytes",
             source=source,
         ) from error
 
@@ -345,11 +369,9 @@ def _read_whole(reference: BinaryIO) -> bytes:
     except MediaError:
         raise
     except Exception as error:  # a connection's client raises its own errors
-        raise MediaNotFoundError(f"the file object cannot be read: {error}", source=describe_source(reference)) from error
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise MediaReferenceError(
-            f"the file object gives {type(data).__name__} instead of bytes", source=describe_source(reference)
-        )
+        raise MediaNotFoundError(
+            f"the file object cannot be read: {error}", source=describe_source(reference)
+        ) from error
     return bytes(data)
 
 

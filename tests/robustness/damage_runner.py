@@ -1,7 +1,7 @@
 """Uses damaged media as a training does, in a process of its own, and says of each item what came of it.
 
-What is damaged may take the interpreter down with it, or never come back: the process that watches names the item then,
-and goes on behind it.
+What is damaged may take the interpreter down with it, or never come back: the process that watches names the item
+then, and goes on behind it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import random
+import tempfile
 import time
 import traceback
 import warnings
@@ -36,6 +37,7 @@ from mmdatasets.types import FramePlan, Modality
 RATE = 16_000
 NOBODY = 65_534
 UNTYPED, CRASH, HANG = "untyped error", "crash", "hang"
+QUARANTINED, STOPPED = "quarantined", "stopped the run"
 FAMILIES: dict[Modality, str] = {"image": "qwen2_vl", "video": "qwen2_vl", "audio": "phi4_multimodal"}
 BACKENDS = {
     "image": ("pillow", "torchcodec"),
@@ -54,6 +56,8 @@ class Settings:
         kinds: Those of the corpus that are taken; all when `None`.
         formats: Likewise.
         backends: Whether what decodes is each backend in turn, not the usual one alone.
+        one_use: Whether each item is used in one of the ways only, drawn by lot, not in all of them.
+        passes: How often the items are gone through.
         limit_s: Seconds that an item may take, everything together.
     """
 
@@ -62,13 +66,22 @@ class Settings:
     kinds: Collection[str] | None = None
     formats: Collection[str] | None = None
     backends: bool = True
+    one_use: bool = False
+    passes: int = 1
     limit_s: float = 60.0
 
     def items(self, folder: Path) -> Iterator[tuple[int, DamagedItem]]:
         """Those items of the corpus that are taken, with their numbers."""
-        chance = random.Random(self.seed)
-        corpus = damaged_corpus(folder, self.seed, kinds=self.kinds, formats=self.formats)
-        return ((index, item) for index, item in enumerate(corpus) if chance.random() < self.share)
+        chance, index = random.Random(self.seed), 0
+        for _ in range(self.passes):
+            for item in damaged_corpus(folder, self.seed, kinds=self.kinds, formats=self.formats):
+                index += 1
+                if chance.random() < self.share:
+                    yield index, item
+
+
+class Quarantined(Exception):
+    """A row was dropped by the map, or replaced by the collator."""
 
 
 def num_files() -> int:
@@ -80,9 +93,11 @@ def rss_mib() -> float:
 
 
 def outcome_of(work: Callable[[], object]) -> str:
-    """`"result"`, the class of a typed error, or what went wrong."""
+    """`"result"`, `"quarantined"`, the class of a typed error, or what went wrong."""
     try:
         work()
+    except Quarantined:
+        return QUARANTINED
     except MMDatasetsError as error:
         return type(error).__name__
     except Exception as error:
@@ -93,13 +108,12 @@ def outcome_of(work: Callable[[], object]) -> str:
 class User:
     """Reads and decodes media by itself, and by way of a plugin."""
 
-    def __init__(self, folder: Path, *, backends: bool) -> None:
-        log = str(folder / "quarantine")
+    def __init__(self, folder: Path, log: str, settings: Settings) -> None:
         self._plugins = {
             family: auto_plugin(build_processor(family), on_error="quarantine", row_log=log)
             for family in {*FAMILIES.values()}
         }
-        self._backends = backends
+        self._settings, self._chance = settings, random.Random(settings.seed)
         self._collators = {family: plugin.collator(on_error="skip") for family, plugin in self._plugins.items()}
         self._good: dict[Modality, dict[str, object]] = {}
         for modality in ("image", "video", "audio"):
@@ -110,14 +124,20 @@ class User:
 
     def use(self, item: DamagedItem) -> dict[str, str]:
         """What comes of an item, by what is done with it."""
-        found = {}
-        for backend in BACKENDS[item.modality][: None if self._backends else 1]:
-            options = MediaOptions(**{f"{item.modality}_backend": backend}, video_max_frames=8)
-            found[f"read with {backend}"] = outcome_of(lambda options=options: self._read(item, options))
-        found["mapped and collated"] = outcome_of(lambda: self._train(item))
+        uses: dict[str, Callable[[], str]] = {}
+        for backend in BACKENDS[item.modality][: None if self._settings.backends else 1]:
+            options = MediaOptions(**{f"{item.modality}_backend": backend})
+            uses[f"read with {backend}"] = lambda options=options: outcome_of(lambda: self._read(item, options))
+        uses["mapped and collated"] = lambda: self._tolerated(lambda: self._train(item))
         if isinstance(item.reference, str | bytes):
-            found["changed after the map"] = outcome_of(lambda: self._collate_changed(item))
-        return found
+            uses["changed after the map"] = lambda: self._tolerated(lambda: self._collate_changed(item))
+        chosen = [self._chance.choice([*uses])] if self._settings.one_use else [*uses]
+        return {name: uses[name]() for name in chosen}
+
+    def _tolerated(self, work: Callable[[], object]) -> str:
+        """What comes of it where no typed error may come through."""
+        found = outcome_of(work)
+        return found if found in ("result", QUARANTINED) or found.startswith(UNTYPED) else f"{STOPPED}: {found}"
 
     def _read(self, item: DamagedItem, options: MediaOptions) -> None:
         if item.modality == "image":
@@ -153,7 +173,7 @@ class User:
         rows = self._mapped(item.modality, [item.reference])
         assert len(rows) <= 1
         if not rows:
-            raise MMDatasetsError("dropped")
+            raise Quarantined("dropped")
         self._collate([*rows, self._good[item.modality]], item.modality)
 
     def _collate_changed(self, item: DamagedItem) -> None:
@@ -167,7 +187,7 @@ class User:
         before = collator.bad_rows.reasons.total()
         assert len(collator(rows)["input_ids"]) == len(rows)
         if collator.bad_rows.reasons.total() > before:
-            raise MMDatasetsError("replaced")
+            raise Quarantined("replaced")
 
 
 @contextlib.contextmanager
@@ -210,24 +230,30 @@ def use_corpus(folder: Path, settings: Settings, first: int, pipe: Connection) -
     """Uses the items of the corpus one by one, from a number on; says which one before and what came of it after."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    user = User(folder, backends=settings.backends)
-    pipe.send("ready")
-    for index, item in settings.items(folder / "corpus"):
-        if index < first:
-            continue
-        pipe.send((index, Outcome(item.kind, item.format, item.modality, {})))
-        files, used = num_files(), time.process_time()
-        with without_rights(item.needs_no_rights):
-            found = user.use(item)
-        cpu_s = time.process_time() - used
-        if num_files() != files:
-            gc.collect()
-        more = num_files() - files
-        pipe.send((index, Outcome(item.kind, item.format, item.modality, found, cpu_s, more, rss_mib())))
-        if isinstance(item.reference, str) and item.reference.startswith(str(folder)):
-            with contextlib.suppress(OSError):
-                os.unlink(item.reference)  # noqa: PTH108
+    with (folder / "said by decoders.txt").open("ab") as said, tempfile.TemporaryDirectory() as log:
+        os.dup2(said.fileno(), 2)
+        Path(log).chmod(0o777)  # for nobody, see `without_rights`
+        user = User(folder, log, settings)
+        pipe.send("ready")
+        for index, item in settings.items(folder / "corpus"):
+            if index >= first:
+                pipe.send((index, Outcome(item.kind, item.format, item.modality, {})))
+                pipe.send((index, measure(user, item)))
+            if isinstance(item.reference, str) and item.reference.startswith(str(folder)):
+                with contextlib.suppress(OSError):
+                    os.unlink(item.reference)  # noqa: PTH108
     pipe.send("done")
+
+
+def measure(user: User, item: DamagedItem) -> Outcome:
+    """What comes of an item, and what it costs."""
+    files, used = num_files(), time.process_time()
+    with without_rights(item.needs_no_rights):
+        found = user.use(item)
+    cpu_s = time.process_time() - used
+    if num_files() != files:
+        gc.collect()
+    return Outcome(item.kind, item.format, item.modality, found, cpu_s, num_files() - files, rss_mib())
 
 
 def watch(folder: Path, settings: Settings) -> list[Outcome]:
@@ -253,9 +279,7 @@ def watch(folder: Path, settings: Settings) -> list[Outcome]:
         first = index + 1
 
 
-def _listen(
-    pipe: Connection, limit_s: float, outcomes: list[Outcome]
-) -> tuple[tuple[int, Outcome] | None, str]:
+def _listen(pipe: Connection, limit_s: float, outcomes: list[Outcome]) -> tuple[tuple[int, Outcome] | None, str]:
     """Takes what a process says until it ends; gives the item that it did not come back from, and why not."""
     begun: tuple[int, Outcome] | None = None
     while True:
@@ -286,8 +310,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "formats": len({outcome.format for outcome in outcomes}),
         "times read, mapped or collated": len(found),
         "  results": sum(one == "result" for one in found),
-        "  rows quarantined by the map, replaced by the collator": errors.pop("MMDatasetsError", 0),
+        "  rows quarantined by the map, replaced by the collator": found.count(QUARANTINED),
         **{f"  {name}": count for name, count in errors.most_common()},
+        "errors that stop a run": sum(one.startswith(STOPPED) for one in found),
         "errors of other classes": sum(one.startswith(UNTYPED) for one in found),
         "crashes of the interpreter": sum(one.startswith(CRASH) for one in found),
         "hangs": sum(one == HANG for one in found),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Sequence
 
 import pytest
 
 from mmdatasets.testing.damage import DAMAGE_KINDS, damaged_corpus, media_formats
-from tests.robustness.damage_runner import CRASH, HANG, UNTYPED, Outcome, Settings, table, watch
+from tests.robustness.damage_runner import CRASH, HANG, STOPPED, UNTYPED, Outcome, Settings, table, watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 
@@ -19,7 +20,7 @@ ALLOWED_CPU_S = 20.0
 def check(outcomes: Sequence[Outcome]) -> None:
     wrong = {
         f"{outcome.format}, {outcome.kind}": {
-            name: one for name, one in outcome.found.items() if one.startswith((UNTYPED, CRASH, HANG))
+            name: one for name, one in outcome.found.items() if one.startswith((UNTYPED, STOPPED, CRASH, HANG))
         }
         for outcome in outcomes
     }
@@ -44,7 +45,9 @@ def test_undamaged_files_of_every_format_are_used(tmp_path) -> None:
     outcomes = watch(tmp_path, Settings(kinds=["undamaged", "wrong extension", "no extension"], backends=False))
     check(outcomes)
     assert len(outcomes) == 3 * len(media_formats())
-    found = [outcome.found[name] for outcome in outcomes for name in (*outcome.found,) if name.startswith(("read", "map"))]
+    found = [
+        outcome.found[name] for outcome in outcomes for name in (*outcome.found,) if name.startswith(("read", "map"))
+    ]
     assert set(found) == {"result"}
 
 
@@ -56,12 +59,24 @@ def test_a_sample_of_the_corpus(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_corpus(tmp_path) -> None:
-    outcomes = watch(tmp_path, Settings())
+def test_the_whole_corpus_each_item_used_in_one_way(tmp_path) -> None:
+    outcomes = watch(tmp_path, Settings(one_use=True))
     sys.stdout.write(f"\n{table(outcomes)}\n")
     check(outcomes)
     assert {outcome.format for outcome in outcomes} == {one.name for one in media_formats()}
     assert {outcome.kind for outcome in outcomes} == set(DAMAGE_KINDS)
+
+
+@pytest.mark.long
+def test_the_whole_corpus_in_every_way_and_no_memory_is_kept(tmp_path) -> None:
+    outcomes = watch(tmp_path, Settings(passes=2))
+    sys.stdout.write(f"\n{table(outcomes)}\n")
+    check(outcomes)
+    half = len(outcomes) // 2
+    late = statistics.median(outcome.rss_mib for outcome in outcomes[-half // 4 :])
+    early = statistics.median(outcome.rss_mib for outcome in outcomes[half - half // 4 : half])
+    sys.stdout.write(f"memory after the first pass {early:.0f} MiB, after the second {late:.0f} MiB\n")
+    assert late - early < ALLOWED_MIB
 
 
 def test_crashes_and_hangs_are_seen(tmp_path, monkeypatch) -> None:

@@ -59,12 +59,14 @@ def audio_damage() -> dict[str, FileDamage]:
         "NaN only": partial(_all_of, value=np.nan),
         "no samples": partial(_of_length, num_samples=0),
         "one sample": partial(_of_length, num_samples=1),
-        "ten minutes of silence": partial(_of_length, num_samples=600 * RATE, silent=True),
+        "two minutes of silence": partial(_of_length, num_samples=120 * RATE, silent=True),
         "an MP3 that says it has 4 billion frames": _xing,
     }
 
 
-def _wav_number(data: bytes, format: MediaFormat, _: Random, *, chunk: bytes, offset: int, piece: bytes) -> bytes | None:
+def _wav_number(
+    data: bytes, format: MediaFormat, _: Random, *, chunk: bytes, offset: int, piece: bytes
+) -> bytes | None:
     if format.name not in ("wav", "wav_float"):
         return None
     at = data.index(chunk) + 8 + offset
@@ -82,7 +84,9 @@ def _ogg_times(data: bytes, format: MediaFormat, _: Random, *, time: int) -> byt
     if format.name not in ("ogg", "opus"):
         return None
     first, *pages = data.split(b"OggS")
-    return first + b"".join(b"OggS" + page[:2] + struct.pack("<Q", time) + _summed(page[10:], page[:2], time) for page in pages)
+    return first + b"".join(
+        b"OggS" + page[:2] + struct.pack("<Q", time) + _summed(page[10:], page[:2], time) for page in pages
+    )
 
 
 def _summed(rest: bytes, head: bytes, time: int) -> bytes:

@@ -45,9 +45,7 @@ _IN_PLACE: Mapping[str, bytes] = {
 
 def file_damage() -> dict[str, FileDamage]:
     """Name -> damage."""
-    kinds: dict[str, FileDamage] = {
-        f"cut off at {tenth} tenths": partial(_cut, tenth=tenth) for tenth in range(1, 10)
-    }
+    kinds: dict[str, FileDamage] = {f"cut off at {tenth} tenths": partial(_cut, tenth=tenth) for tenth in range(1, 10)}
     kinds |= {f"{name} in its place": partial(_replaced, content=content) for name, content in _IN_PLACE.items()}
     return kinds | {
         "last byte missing": lambda data, *_: data[:-1],
@@ -57,7 +55,9 @@ def file_damage() -> dict[str, FileDamage]:
         "16 bits flipped": partial(_flipped, count=16),
         "256 bits flipped": partial(_flipped, count=256),
         "8 bits flipped in its head": partial(_flipped, count=8, within=_HEAD),
-        "a block in the middle zeroed": lambda data, *_: _zeroed(data, len(data) // 2, len(data) // 2 + len(data) // 8),
+        "a block in the middle zeroed": lambda data, *_: _zeroed(
+            data, len(data) // 2, len(data) // 2 + len(data) // 8
+        ),
         "head zeroed": lambda data, *_: _zeroed(data, 0, _HEAD),
         "tail zeroed": lambda data, *_: _zeroed(data, len(data) * 3 // 4, len(data)),
         "zeros only": lambda data, *_: bytes(len(data)),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -69,9 +69,8 @@ def _kinds() -> dict[str, DamageKind]:
     kinds = {UNDAMAGED: DamageKind(UNDAMAGED, _as_it_is)}
     for damage in (file_damage(), image_damage(), container_damage(), audio_damage()):
         for name, of_file in damage.items():
-            if name in kinds:  # a word that two modalities share
-                of_file = functools.partial(_either, first=kinds[name].of_file, second=of_file)
-            kinds[name] = DamageKind(name, of_file)
+            first = kinds[name].of_file if name in kinds else None  # a word that two modalities share
+            kinds[name] = DamageKind(name, of_file if first is None else partial(_either, first=first, second=of_file))
     for name in (WRONG_EXTENSION, NO_EXTENSION):
         kinds[name] = DamageKind(name, _as_it_is)
     return kinds | {name: DamageKind(name, of_place=of_place) for name, of_place in place_damage().items()}
@@ -81,7 +80,9 @@ def _as_it_is(data: bytes, *_: object) -> bytes:
     return data
 
 
-def _either(data: bytes, format: MediaFormat, random: Random, *, first: FileDamage, second: FileDamage) -> bytes | None:
+def _either(
+    data: bytes, format: MediaFormat, random: Random, *, first: FileDamage, second: FileDamage
+) -> bytes | None:
     found = first(data, format, random)
     return second(data, format, random) if found is None else found
 

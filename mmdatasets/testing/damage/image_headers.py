@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from random import Random
 
 from PIL import Image
@@ -30,7 +30,7 @@ def image_damage() -> dict[str, FileDamage]:
         "a header of twice the height": (SIZE[0], 2 * SIZE[1]),
         "a header of 16383 x 16383": (16_383, 16_383),
         "a header of 65535 x 65535": (65_535, 65_535),
-        "a header of 3000 x 3000": (3_000, 3_000),
+        "a header of 2000 x 2000": (2_000, 2_000),
         "a header of the largest size": (2**31 - 1, 2**31 - 1),
         "a header of a negative size": (-SIZE[0], -SIZE[1]),
     }
@@ -89,7 +89,8 @@ def _png(data: bytes, change: Callable[[bytes, bytes], bytes]) -> bytes:
 
 def _resize_png(data: bytes, width: int, height: int) -> bytes:
     return _png(
-        data, lambda name, content: png_chunk(name, _put(content, 0, ">II", width, height) if name == b"IHDR" else content)
+        data,
+        lambda name, content: png_chunk(name, _put(content, 0, ">II", width, height) if name == b"IHDR" else content),
     )
 
 
@@ -157,7 +158,7 @@ def _of_size(_: bytes, format: MediaFormat, random: Random, *, sizes: list[tuple
     kinds = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF", "ppm": "PPM", "tga": "TGA"}
     kinds |= {"ico": "ICO", "webp_lossless": "WEBP", "avif": "AVIF"}
     for size in sizes:
-        if format.name in kinds:
+        if format.name in kinds and (format.name != "avif" or max(size) < 2**14):  # whose encoder takes its time
             try:
                 return encode_image(*size, random.randrange(99), kinds[format.name])
             except (OSError, ValueError, struct.error):
@@ -204,6 +205,7 @@ def _text_bomb(data: bytes, format: MediaFormat, _: Random) -> bytes | None:
     return _png(data, lambda name, content: png_chunk(name, content) + (text + profile if name == b"IHDR" else b""))
 
 
+@cache
 def _zeros(megabytes: int) -> bytes:
     deflate = zlib.compressobj(9)
     block = bytes(1 << 20)

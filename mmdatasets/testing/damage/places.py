@@ -127,7 +127,9 @@ def _fifo(_: MediaFormat, path: Path) -> str:
 def _socket(_: MediaFormat, path: Path) -> str:
     if not path.exists():
         # The path of a socket is 107 characters at most.
-        os.mknod(path, stat.S_IFSOCK | 0o600) if hasattr(os, "mknod") else socket.socket(socket.AF_UNIX).bind(str(path))
+        os.mknod(path, stat.S_IFSOCK | 0o600) if hasattr(os, "mknod") else socket.socket(socket.AF_UNIX).bind(
+            str(path)
+        )
     return str(path)
 
 

@@ -171,7 +171,9 @@ def _of_avi() -> dict[str, FileDamage]:
         "an AVI index of places behind the end": (b"idx1", 8, (_LARGEST, _LARGEST)),
         "an AVI list of no length": (b"movi", -4, (0,)),
     }
-    return {name: partial(_avi_number, chunk=chunk, offset=at, values=new) for name, (chunk, at, new) in numbers.items()}
+    return {
+        name: partial(_avi_number, chunk=chunk, offset=at, values=new) for name, (chunk, at, new) in numbers.items()
+    }
 
 
 def _avi_number(
@@ -190,7 +192,7 @@ def _of_frames() -> dict[str, FileDamage]:
         "one frame": lambda spec: _with(spec, num_frames=1),
         "frames of 2 x 2": lambda spec: _with(spec, width=2, height=2, num_frames=2),
         "frames of 4096 x 2": lambda spec: _with(spec, width=4096, height=2, num_frames=2),
-        "2,000 frames": lambda spec: _with(spec, width=16, height=16, num_frames=2000, gop=100),
+        "500 frames": lambda spec: _with(spec, width=16, height=16, num_frames=500, gop=100),
         "a frame an hour": lambda spec: _with(spec, rate=Fraction(1, 3600), num_frames=3),
         "1,000 frames a second": lambda spec: _with(spec, rate=Fraction(1000), num_frames=10),
     }
@@ -203,9 +205,7 @@ def _with(spec: VideoSpec, **fields: object) -> VideoSpec:
     return replace(spec, **fields)  # type: ignore[arg-type]
 
 
-def _encoded(
-    _: bytes, format: MediaFormat, __: Random, *, change: Callable[[VideoSpec], VideoSpec]
-) -> bytes | None:
+def _encoded(_: bytes, format: MediaFormat, __: Random, *, change: Callable[[VideoSpec], VideoSpec]) -> bytes | None:
     """A video of another kind, where the format and its codec allow for it."""
     if format.name not in _MUXERS:
         return None
