@@ -36,6 +36,7 @@ from mmdatasets.types import FramePlan, Modality
 
 RATE = 16_000
 NOBODY = 65_534
+_START_S = 300.0
 UNTYPED, CRASH, HANG = "untyped error", "crash", "hang"
 QUARANTINED, STOPPED = "quarantined", "stopped the run"
 FAMILIES: dict[Modality, str] = {"image": "qwen2_vl", "video": "qwen2_vl", "audio": "phi4_multimodal"}
@@ -53,6 +54,7 @@ class Settings:
     Attributes:
         seed: Of the corpus, and of the sample.
         share: Of the items that are taken; every one when 1.
+        always: Kinds of which every item is taken, whatever the share.
         kinds: Those of the corpus that are taken; all when `None`.
         formats: Likewise.
         backends: Whether what decodes is each backend in turn, not the usual one alone.
@@ -63,6 +65,7 @@ class Settings:
 
     seed: int = 0
     share: float = 1.0
+    always: Collection[str] = ()
     kinds: Collection[str] | None = None
     formats: Collection[str] | None = None
     backends: bool = True
@@ -76,7 +79,7 @@ class Settings:
         for _ in range(self.passes):
             for item in damaged_corpus(folder, self.seed, kinds=self.kinds, formats=self.formats):
                 index += 1
-                if chance.random() < self.share:
+                if chance.random() < self.share or item.kind in self.always:
                     yield index, item
 
 
@@ -283,7 +286,7 @@ def _listen(pipe: Connection, limit_s: float, outcomes: list[Outcome]) -> tuple[
     """Takes what a process says until it ends; gives the item that it did not come back from, and why not."""
     begun: tuple[int, Outcome] | None = None
     while True:
-        if not pipe.poll(limit_s):
+        if not pipe.poll(_START_S if begun is None else limit_s):
             return begun, HANG
         try:
             said = pipe.recv()
