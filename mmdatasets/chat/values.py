@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sized
 
+from mmdatasets.errors import ConversationError
+
 
 def is_empty(value: object) -> bool:
     """Whether a column holds nothing: it is null, or of no length."""
@@ -19,6 +21,22 @@ def is_empty(value: object) -> bool:
 def is_text(value: object, text: str) -> bool:
     """Whether a value is this text."""
     return isinstance(value, str) and value == text
+
+
+def check_encodable(text: str) -> None:
+    """Checks that a text can be tokenised: JSON has halves of characters, which no encoding has.
+
+    Raises:
+        ConversationError: If it cannot. Says where.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConversationError(
+            f"the text has half of a character ({text[error.start]!a}, a surrogate without its other half) behind "
+            f"{text[max(0, error.start - 20) : error.start]!r}: it was cut in the middle of one, or read with a wrong "
+            "encoding"
+        ) from error
 
 
 def parsed_json(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import get_args
 
@@ -16,9 +16,7 @@ from mmdatasets.media.source import describe_source, to_stored
 from mmdatasets.transforms.row_log import row_digest
 from mmdatasets.types import MODALITIES
 from tests.fuzz import values
-
-Target = Callable[[Random], str]
-"""Tries one input; gives a word for what came of it."""
+from tests.fuzz.driver import Targets
 
 CALL_FORMS: Sequence[CallForm] = get_args(CallForm)
 
@@ -125,13 +123,19 @@ def try_reference(random: Random) -> str:
 
 
 class Transform:
-    """The whole transform: rows of hostile columns are dropped, the others made."""
+    """The whole transform: rows of hostile columns are dropped, the others made.
 
-    def __init__(self) -> None:
+    Args:
+        log: Directory for the table of rows that are dropped.
+    """
+
+    def __init__(self, log: str) -> None:
         from mmdatasets import auto_plugin
         from mmdatasets.testing.processors import build_processor
 
-        self._plugin = auto_plugin(build_processor("qwen2_vl"), on_error="skip", max_consecutive=None)
+        self._plugin = auto_plugin(
+            build_processor("qwen2_vl"), on_error="quarantine", row_log=log, max_consecutive=None
+        )
 
     def __call__(self, random: Random) -> str:
         """Maps a batch of two rows."""
@@ -145,12 +149,16 @@ class Transform:
         return "result" if len(made["input_ids" if "input_ids" in made else next(iter(made))]) else "dropped"
 
 
-TARGETS: Mapping[str, tuple[Target, int]] = {
+READERS: Targets = {
     "normalise": (try_normalise, 35),
     "split": (try_split, 20),
     "layouts": (try_layout, 20),
     "preferences": (try_preferences, 15),
     "tools": (try_tools, 5),
-    "references": (try_reference, 5),
+    "references": (try_reference, 3),
 }
-"""What is tried, and how often of a hundred times."""
+
+
+def all_targets(log: str) -> Targets:
+    """The readers of rows, and the whole transform, whose table of dropped rows is written to a directory."""
+    return {**READERS, "transform": (Transform(log), 2)}
