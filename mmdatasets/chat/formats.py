@@ -145,7 +145,7 @@ def _listed(items: object, modality: Modality) -> Sequence[MediaReference] | Non
     """A row's media of a modality, checked to be several: arrays are no sequences by their type."""
     if items is None or (isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray)):
         return items
-    if hasattr(items, "tolist") and getattr(items, "ndim", 0):
+    if hasattr(items, "tolist") and getattr(items, "ndim", 0) > 0:
         return list(items)  # type: ignore[call-overload,no-any-return] # of arrays and tensors
     raise ConversationError(f"a row's {modality}s must be a list, got {_describe(items)}")
 

@@ -66,7 +66,7 @@ def format_named(name: str) -> MediaFormat:
 
 def _images() -> list[MediaFormat]:
     def saved(name: str, suffix: str, format: str, **options: object) -> MediaFormat:
-        return MediaFormat(name, "image", suffix, partial(encode_image, *SIZE, 0, format, **options))
+        return MediaFormat(name, "image", suffix, lambda: encode_image(*SIZE, format=format, **options))
 
     turned = make_image(4, 4).getexif()
     turned[0x0112] = 6  # EXIF orientation
