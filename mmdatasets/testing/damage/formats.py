@@ -65,8 +65,10 @@ def format_named(name: str) -> MediaFormat:
 
 
 def _images() -> list[MediaFormat]:
+    encode: Callable[..., bytes] = encode_image
+
     def saved(name: str, suffix: str, format: str, **options: object) -> MediaFormat:
-        return MediaFormat(name, "image", suffix, lambda: encode_image(*SIZE, format=format, **options))
+        return MediaFormat(name, "image", suffix, partial(encode, *SIZE, 0, format, **options))
 
     turned = make_image(4, 4).getexif()
     turned[0x0112] = 6  # EXIF orientation
