@@ -40,15 +40,15 @@ class Soaked:
 
     Attributes:
         batches: How many there were.
-        seen: Epoch -> row -> how often it came as it is.
-        replaced: Likewise, in place of which other rows stood.
+        seen: For each epoch, how many rows came as they are, once.
+        wrong: The rows that did not come as they should: epoch, row, how often as it is, how often replaced.
         memory_mib: Of each process, at several moments.
         files: Open files of each process, likewise.
     """
 
     batches: int = 0
-    seen: dict[int, collections.Counter[int]] = dataclasses.field(default_factory=dict)
-    replaced: dict[int, collections.Counter[int]] = dataclasses.field(default_factory=dict)
+    seen: list[int] = dataclasses.field(default_factory=list)
+    wrong: list[tuple[int, int, int, int]] = dataclasses.field(default_factory=list)
     memory_mib: dict[int, list[float]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
     files: dict[int, list[int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
 
@@ -144,14 +144,19 @@ def soak(folder: Path, num_rows: int, num_epochs: int) -> tuple[Soaked, set[int]
     )
     every = max(1, len(loader) * num_epochs // 60)
     for epoch in range(num_epochs):
-        soaked.seen[epoch], soaked.replaced[epoch] = collections.Counter(), collections.Counter()
+        seen, replaced = collections.Counter[int](), collections.Counter[int]()
         batches = iter(loader)
         pids = [os.getpid(), *(worker.pid for worker in batches._workers)]
         for numbers, batch in batches:
             soaked.batches += 1
-            take(batch, numbers, expected, soaked.seen[epoch], soaked.replaced[epoch])
+            take(batch, numbers, expected, seen, replaced)
             if soaked.batches % every == 0:
                 soaked.look(pids)
+        soaked.seen.append(sum(count == 1 for count in seen.values()))
+        for number in range(num_rows):
+            comes = (seen[number], replaced[number])
+            if comes != ((0, 0) if number in dropped else (0, 1) if number in bad else (1, 0)):
+                soaked.wrong.append((epoch, number, *comes))
     return soaked, dropped, bad - dropped, len(kinds)
 
 
@@ -175,10 +180,8 @@ def take(batch, numbers, expected, seen, replaced) -> None:
 
 
 def check_rows(soaked: Soaked, num_rows: int, dropped: set[int], replaced: set[int], log: Path) -> None:
-    good = set(range(num_rows)) - dropped - replaced
-    for epoch in soaked.seen:
-        assert soaked.seen[epoch] == dict.fromkeys(good, 1), "each good row comes once in an epoch"
-        assert soaked.replaced[epoch] == dict.fromkeys(replaced, 1)
+    assert not soaked.wrong, "each good row comes once in an epoch, each bad one is replaced"
+    assert set(soaked.seen) == {num_rows - len(dropped) - len(replaced)}
     table = read_row_log(log).to_pylist()
     numbers = [row["row"] for row in table if row["outcome"] == "dropped"]
     sources = [row["source"] for row in table if row["outcome"] == "replaced"]
@@ -200,7 +203,7 @@ def check_growth(soaked: Soaked) -> tuple[float, int]:
 def report(soaked: Soaked, num_rows: int, dropped: set[int], replaced: set[int], kinds: int, seconds: float) -> None:
     grown, more = check_growth(soaked)
     good = num_rows - len(dropped) - len(replaced)
-    lost = sum(good - sum(count == 1 for count in seen.values()) for seen in soaked.seen.values())
+    lost = sum(good - seen for seen in soaked.seen)
     lines = {
         "batches": f"{soaked.batches:,}",
         "rows, damaged ones among them": f"{num_rows:,}, {len(dropped) + len(replaced):,}",
@@ -214,6 +217,8 @@ def report(soaked: Soaked, num_rows: int, dropped: set[int], replaced: set[int],
         "hangs": 0,
         "seconds": f"{seconds:.0f}",
     }
+    for memory in soaked.memory_mib.values():
+        sys.stdout.write(f"\n{' '.join(f'{moment:.0f}' for moment in memory)}")
     sys.stdout.write("\n" + "\n".join(f"{name:50} {value:>12}" for name, value in lines.items()) + "\n")
 
 
