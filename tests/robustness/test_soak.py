@@ -29,6 +29,8 @@ from mmdatasets.transforms.tokenise import IGNORE_INDEX
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 BATCH_SIZE = 4
+# A picture of megapixels is a block of memory that an allocator may keep for the next one.
+OPTIONS = MediaOptions(image_pixel_limit=500_000)
 ALLOWED_MIB = 16
 NUM_PICTURES = 40
 SETTLED = 0.2  # of the batches: by then caches are full, and allocators have what they need
@@ -83,7 +85,7 @@ def damaged_files(folder: Path) -> list[tuple[str, bytes | None]]:
         if data is None or item.kind == "permission denied":
             continue
         try:
-            decode_image(data, MediaOptions())
+            decode_image(data, OPTIONS)
         except MediaError:
             found.append((item.kind, data))
     return found
@@ -121,7 +123,8 @@ def soak(folder: Path, num_rows: int, num_epochs: int) -> tuple[Soaked, set[int]
     damage = damaged_files(folder / "damage")
     before = set(chance.sample(sorted(bad), len(bad) // 2))
     kinds = {do_damage(chance, rows[number], damage) for number in sorted(before)}
-    plugin = auto_plugin(build_processor("qwen2_vl"), on_error="quarantine", row_log=str(folder / "log"))
+    log = str(folder / "log")
+    plugin = auto_plugin(build_processor("qwen2_vl"), on_error="quarantine", row_log=log, options=OPTIONS)
     source = datasets.Dataset.from_list(rows)
     features = plugin.features(source.features)
     mapped = source.map(plugin.transform, batched=True, with_indices=True, features=features)
