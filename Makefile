@@ -6,16 +6,20 @@ BIN := $(VENV)/bin
 # Two to four processes: each holds torch and some tiny models.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-slow lint docs notebooks clean
+.PHONY: demo test test-slow test-long lint docs notebooks clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/mmdatasets demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow and not long" $(PARALLEL)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m slow $(PARALLEL)
+	$(BIN)/python -m pytest -m "slow and not long" $(PARALLEL)
+
+# Fuzzing and soaking: millions of inputs, tens of thousands of batches. The figures are in docs/robustness.md.
+test-long: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m long -s
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

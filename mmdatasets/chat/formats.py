@@ -125,6 +125,7 @@ def normalise(
             f"expected a non-empty list of messages with 'role' and 'content', got {_describe(messages)}"
         )
     cleaned = [_clean_message(message, index) for index, message in enumerate(messages)]
+    media = {modality: _listed(items, modality) for modality, items in media.items()}
     if unplaced == "first_user":
         cleaned = _with_unplaced(cleaned, media, placeholders)
     roles = {
@@ -138,6 +139,15 @@ def normalise(
         meant = {modality: placeholders[modality] for modality in MODALITIES if message["role"] in roles[modality]}
         result.append(_place(message, supply, ordered, meant))
     return Conversation(result, ordered)
+
+
+def _listed(items: object, modality: Modality) -> Sequence[MediaReference] | None:
+    """A row's media of a modality, checked to be several: arrays are no sequences by their type."""
+    if items is None or (isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray)):
+        return items
+    if hasattr(items, "tolist") and getattr(items, "ndim", 0) > 0:
+        return list(items)  # type: ignore[call-overload,no-any-return] # of arrays and tensors
+    raise ConversationError(f"a row's {modality}s must be a list, got {_describe(items)}")
 
 
 def _describe(value: object) -> str:
@@ -175,10 +185,12 @@ def _clean_part(part: object, index: int) -> Part:
     if not isinstance(part, Mapping):
         raise ConversationError(f"message {index} has a content part that is no mapping: {_describe(part)}")
     cleaned = {key: value for key, value in part.items() if value is not None}
-    kind = cleaned.get("type") or next((key for key in ("text", *_PART_TYPES) if key in cleaned), None)
+    kind = cleaned.get("type")
+    if kind is None or (isinstance(kind, str) and not kind):
+        kind = next((key for key in ("text", *_PART_TYPES) if key in cleaned), None)
     if kind is None and any(key in cleaned for key in _REFERENCE_KEYS):
         kind = "image"
-    if kind == "text" and isinstance(cleaned.get("text"), str):
+    if isinstance(kind, str) and kind == "text" and isinstance(cleaned.get("text"), str):
         return {"type": "text", "text": cleaned["text"]}
     modality = _PART_TYPES.get(str(kind))
     if modality is not None:

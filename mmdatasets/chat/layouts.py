@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from mmdatasets.chat.formats import Message
+from mmdatasets.chat.values import is_empty, is_text, parsed_json, without_nulls
 from mmdatasets.errors import ConversationError
 
 LayoutName: TypeAlias = Literal["messages", "conversations", "prompt_completion", "alpaca", "text"]
@@ -204,7 +205,9 @@ _READERS: dict[LayoutName, Callable[[Mapping[str, object], Sequence[str], CallFo
 
 
 def _history(row: Mapping[str, object]) -> Sequence[Sequence[str]]:
-    pairs = row.get("history") or ()
+    pairs = row.get("history")
+    if is_empty(pairs):
+        return ()
     if not isinstance(pairs, list | tuple) or not all(
         isinstance(pair, list | tuple) and len(pair) == len(_PAIR) and all(isinstance(text, str) for text in pair)
         for pair in pairs
@@ -228,8 +231,8 @@ def _text(row: Mapping[str, object], column: str, *, needed: bool = False) -> st
 def _system(row: Mapping[str, object], first: Sequence[object]) -> list[Message]:
     """The system message that a column `system` asks for, unless the chat itself begins with it."""
     text = _text(row, "system")
-    own = first[0] if first and isinstance(first[0], Mapping) and first[0].get("role") == "system" else None
-    if not text or (own is not None and own.get("content") == text):
+    own = first[0] if first and isinstance(first[0], Mapping) and is_text(first[0].get("role"), "system") else None
+    if not text or (own is not None and is_text(own.get("content"), text)):
         return []
     if own is not None:
         raise ConversationError(
@@ -240,7 +243,7 @@ def _system(row: Mapping[str, object], first: Sequence[object]) -> list[Message]
 
 def _untrained(message: object) -> object:
     """A message of a prompt: an answer in it is not trained, unless it says so itself."""
-    if not isinstance(message, Mapping) or message.get("role") != "assistant":
+    if not isinstance(message, Mapping) or not is_text(message.get("role"), "assistant"):
         return message
     says = message.get("train") is not None or message.get("weight") is not None
     return message if says else {**message, "train": False}
@@ -257,7 +260,7 @@ def _as_message(turn: object, column: str, index: int, calls: CallForm) -> objec
     if not isinstance(turn, Mapping):
         return turn
     if turn.get("role") is not None or turn.get("from") is None:
-        return _with_calls(turn, column, index, calls) if turn.get(TOOL_CALLS) else turn
+        return turn if is_empty(turn.get(TOOL_CALLS)) else _with_calls(turn, column, index, calls)
     speaker, value = turn["from"], turn.get("value")
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise ConversationError(
@@ -279,7 +282,7 @@ _ARGUMENTS = "arguments"
 
 def _parse_calls(value: object) -> list[dict[str, object]] | None:
     """Calls that a turn's text has as JSON, one or a list of them; `None` where it is something else."""
-    found = _parsed(value)
+    found = parsed_json(value)
     calls = found if isinstance(found, list) else [found]
     result: list[dict[str, object]] = []
     for call in calls:
@@ -314,9 +317,18 @@ def _with_arguments_of(call: object, form: CallForm) -> object:
         return {**call, "function": _with_arguments_of(call["function"], form)}
     given = call.get(_ARGUMENTS)
     if form == "text" and isinstance(given, Mapping | list):
-        return {**call, _ARGUMENTS: json.dumps(given, ensure_ascii=False)}
-    parsed = _parsed(given) if form == "mappings" else given
+        return {**call, _ARGUMENTS: _as_json(given)}
+    parsed = parsed_json(given) if form == "mappings" else given
     return {**call, _ARGUMENTS: parsed} if isinstance(parsed, Mapping) else call
+
+
+def _as_json(arguments: object) -> str:
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConversationError(
+            f"the {_ARGUMENTS} of a call cannot be written as JSON: {error}", column=TOOL_CALLS
+        ) from error
 
 
 def read_tools(value: object) -> list[Mapping[str, object]]:
@@ -329,8 +341,12 @@ def read_tools(value: object) -> list[Mapping[str, object]]:
     Raises:
         ConversationError: If it is something else.
     """
-    found = (_parsed(value.strip()) if isinstance(value, str) else value) or []
-    tools = [_parsed(tool) for tool in found] if isinstance(found, Sequence) and not isinstance(found, str) else [None]
+    found = parsed_json(value.strip()) if isinstance(value, str) else value
+    if is_empty(found):
+        return []
+    tools = (
+        [parsed_json(tool) for tool in found] if isinstance(found, Sequence) and not isinstance(found, str) else [None]
+    )
     result: list[Mapping[str, object]] = []
     for tool in tools:
         if not isinstance(tool, Mapping):
@@ -343,24 +359,7 @@ def read_tools(value: object) -> list[Mapping[str, object]]:
             if isinstance(value, str)
             else {key: without_nulls(tool[key]) for key in tool if tool[key] is not None}
         )
-        bare = "name" in own and "function" not in own and own.get("type", "function") == "function"
+        bare = "name" in own and "function" not in own and is_text(own.get("type", "function"), "function")
         inner = {key: item for key, item in own.items() if key != "type"} if bare else own
         result.append({"type": "function", "function": inner} if bare else own)
     return result
-
-
-def _parsed(value: object) -> object:
-    """What a string says in JSON; the value itself where it is none."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def without_nulls(value: object) -> object:
-    """The value without the keys that Arrow, whose structs all have the same, adds to a mapping."""
-    if isinstance(value, Mapping):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from mmdatasets.chat.formats import Message
-from mmdatasets.chat.layouts import TOOLS, VERDICTS, CallForm, Layout, LayoutName, layouts, listed, without_nulls
+from mmdatasets.chat.layouts import TOOLS, VERDICTS, CallForm, Layout, LayoutName, layouts, listed
+from mmdatasets.chat.values import is_text, without_nulls
 from mmdatasets.errors import ConversationError
 
 CHOSEN, REJECTED = "chosen", "rejected"
@@ -110,7 +111,7 @@ class PreferenceLayout:
         if prompt is None:
             return
         if isinstance(prompt, str):
-            agrees = any(message.get("content") == prompt for message in shared)
+            agrees = any(is_text(message.get("content"), prompt) for message in shared)
         else:
             layout = layouts()["messages"]
             turns = _as_list(layout.messages({"messages": prompt}, calls=calls), column)
@@ -186,8 +187,9 @@ def _answer_text(answer: Sequence[object], column: str) -> object:
     raise ConversationError("expected one answer, as a string", column=column)
 
 
-def _speaker(message: object) -> object:
-    return (message.get("role") or message.get("from")) if isinstance(message, Mapping) else None
+def _speaker(message: object) -> str | None:
+    found = (message.get(key) for key in ("role", "from")) if isinstance(message, Mapping) else ()
+    return next((speaker for speaker in found if isinstance(speaker, str) and speaker), None)
 
 
 def _is_whole(answer: Sequence[object]) -> bool:
@@ -234,4 +236,4 @@ def _untrained(message: Message) -> Message:
     if not isinstance(message, Mapping):
         return message  # which `normalise` refuses
     bare = {key: value for key, value in message.items() if key not in ("train", "weight")}
-    return {**bare, "train": False} if bare.get("role") == "assistant" else bare
+    return {**bare, "train": False} if is_text(bare.get("role"), "assistant") else bare

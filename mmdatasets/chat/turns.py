@@ -9,6 +9,7 @@ from functools import cached_property
 
 from mmdatasets.chat.formats import Message
 from mmdatasets.chat.traced import Span, Traced, TracedTemplate
+from mmdatasets.chat.values import is_empty
 from mmdatasets.errors import TemplateError
 
 _MARK = "\U0010fff2"
@@ -82,7 +83,7 @@ class TurnFinder:
             TemplateError: If this does not tell either.
         """
         found = list(traced.regions.get(index, ()))
-        says_nothing = not any(value for key, value in messages[index].items() if key != "role")
+        says_nothing = all(is_empty(value) for key, value in messages[index].items() if key != "role")
         if found or (traced.regions and says_nothing):
             return found
         before = self._template.render(messages[:index]).text

@@ -13,7 +13,7 @@ from mmdatasets.media.audio_complete import check_complete, ends_early
 from mmdatasets.media.audio_plan import no_samples, sample_bounds, sample_range
 from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.limits import check_num_samples
-from mmdatasets.media.source import describe_source, open_source
+from mmdatasets.media.source import describe_source, reading
 from mmdatasets.media.waveform import resample, resampled_length, to_mono
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def probe_audio(reference: object, options: MediaOptions) -> AudioInfo:
     if is_bounded(reference, options):
         return cast("AudioInfo", run_bounded("probe_audio", reference, options=options))
     source = describe_source(reference)
-    with open_source(reference, options) as file:
+    with reading(reference, options) as file:
         info = _read(file, options, source, lambda reader: reader.probe(file, source))
     if info.num_samples == 0:
         raise no_samples(source=source)
@@ -126,7 +126,7 @@ def decode_audio(
             start, end = sample_range(raw.info, start_s, end_s)
             samples, rate = to_mono(raw.to_float(start, end)), raw.sampling_rate
         else:
-            with open_source(reference, options) as file:
+            with reading(reference, options) as file:
                 samples, rate = _read(file, options, source, lambda reader: reader.read(file, source, start_s, end_s))
         _check_samples(samples, start_s)
         length = resampled_length(len(samples), rate, sampling_rate, options.audio_resampler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard
 import numpy as np
 
 from mmdatasets.errors import MediaDecodeError, MediaError, MediaReferenceError
-from mmdatasets.media.source import describe_source, is_array, open_source
+from mmdatasets.media.numbers import as_float, shown
+from mmdatasets.media.source import describe_source, is_array, reading
 from mmdatasets.options import MediaOptions
 from mmdatasets.types import AudioInfo
 
@@ -131,7 +133,7 @@ def _is_best_stream(encoded: Mapping[str, object], index: object, options: Media
     from mmdatasets.media.audio_pyav import best_audio_index
 
     try:
-        with open_source(encoded, options) as file:
+        with reading(encoded, options) as file:
             return index is None or best_audio_index(file, options) in (None, index)
     except MediaError:
         return True  # reading it tells what is wrong
@@ -168,10 +170,10 @@ def check_rate(rate: object, source: str | None = None) -> int:
     Raises:
         MediaReferenceError: It is no positive whole number.
     """
-    number = float(rate) if isinstance(rate, Real) and not isinstance(rate, bool) else 0.0
-    if number > 0 and number.is_integer():
+    number = as_float(rate)
+    if 0 < number < math.inf and number.is_integer():
         return int(number)
-    raise MediaReferenceError(f"a sampling rate must be a positive whole number, got {rate!r}", source=source)
+    raise MediaReferenceError(f"a sampling rate must be a positive whole number, got {shown(rate)}", source=source)
 
 
 def _to_numpy(array: object, source: str) -> npt.NDArray[np.generic]:

@@ -37,7 +37,7 @@ def planned_num_samples(
 
     Raises:
         MediaDecodeError: The range holds no sample of the audio.
-        MediaLimitError: They are more than `audio_sample_limit`.
+        MediaLimitError: They are more than `audio_sample_limit`, or one rate is more than 256 times the other.
         ValueError: The range is no range: negative, not finite, or it ends before it starts.
     """
     start, end = sample_range(info, start_s, end_s)

@@ -14,7 +14,7 @@ from av.audio.fifo import AudioFifo
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.audio_plan import no_samples, sample_bounds
 from mmdatasets.media.audio_scan import count_decoded, count_samples, decode_frames, seek_near
-from mmdatasets.media.container import describe_media, open_container, reason_of
+from mmdatasets.media.container import describe_media, is_out_of_memory, open_container, reason_of
 from mmdatasets.media.limits import check_num_samples
 from mmdatasets.media.waveform import to_mono
 
@@ -89,9 +89,9 @@ class PyAVReader:
         """Opens a file and its best audio stream; FFmpeg's errors become ours, at opening and while it is open."""
         try:
             container = open_container(file, self._options, source)
-        except MemoryError:
-            raise
         except Exception as error:  # FFmpeg's errors, and those of the file's own client
+            if is_out_of_memory(error):
+                raise
             raise self._not_readable(file, error, source) from error
         with container:
             stream = best_audio(container, source)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from mmdatasets.errors import MediaReferenceError
+from mmdatasets.media.numbers import as_float, shown
 from mmdatasets.media.source import describe_source, is_array
 
 
@@ -89,10 +89,10 @@ def _number(reference: Mapping[str, object], key: str, unit: str = "") -> float 
     value = reference.get(key)
     if value is None:
         return None
-    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    number = as_float(value)
     if not 0 <= number < math.inf:
         raise MediaReferenceError(
-            f"{key!r} must be a number of{unit or ' frames per second'}, 0 or more, got {value!r}",
+            f"{key!r} must be a number of{unit or ' frames per second'}, 0 or more, got {shown(value)}",
             source=describe_source(reference),
         )
     return number

@@ -169,7 +169,12 @@ def damaged(error: Exception, what: str, source: str) -> MediaError:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether Python ran out of memory. FFmpeg says so of damaged files, too, whose sizes it does not believe."""
-    return isinstance(error, MemoryError) and not isinstance(error, av.error.FFmpegError)
+    return isinstance(error, MemoryError) and not is_ffmpeg_error(error)
+
+
+def is_ffmpeg_error(error: BaseException) -> bool:
+    """Whether FFmpeg raised an error, whatever else it is by its class: it opens no files, and says what it likes."""
+    return isinstance(error, av.error.FFmpegError)
 
 
 def check_frame_size(video: OpenVideo, width: int, height: int) -> None:

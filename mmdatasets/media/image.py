@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -15,7 +16,7 @@ from mmdatasets.media.arrays import array_to_rgb
 from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.header import check_pixels, open_image, with_truncated, without_pillow_limit
 from mmdatasets.media.orientation import oriented_size, read_orientation, upright
-from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
+from mmdatasets.media.source import describe_source, is_array, is_pil_image, reading
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -32,6 +33,7 @@ _TORCHCODEC_MODES = {
     "AVIF": ("L", "RGB"),
 }
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}
+_LARGEST_FILE = 1 << 30  # bytes: Pillow reads what it needs of a file, torchcodec takes the whole
 _PNG_BIT_DEPTH_AT = 24  # the signature, length and name of IHDR, width, height
 
 
@@ -70,9 +72,9 @@ def decode_image(reference: object, options: MediaOptions) -> torch.Tensor:
     if is_pil_image(reference):
         check_pixels(reference.size, options, source)
         return _decode_with_pillow(reference, None, source)
-    with open_source(reference, options) as file, with_truncated(options):
+    with reading(reference, options) as file, with_truncated(options):
         image = open_image(file, options, source)
-        if decode_file is not None and _torchcodec_equals_pillow(image, file):
+        if decode_file is not None:
             pixels = _decode_with_torchcodec(decode_file, image, file)
             if pixels is not None:
                 return pixels
@@ -119,8 +121,13 @@ def _decode_with_torchcodec(
     decode: Callable[[torch.Tensor], torch.Tensor], image: ImageFile, file: BinaryIO
 ) -> torch.Tensor | None:
     """Decodes a whole file; gives `None` where Pillow should have the last word."""
-    file.seek(0)
-    data = bytearray(file.read())  # writable: torch warns about buffers that are not
+    try:
+        if not _torchcodec_equals_pillow(image, file) or file.seek(0, io.SEEK_END) > _LARGEST_FILE:
+            return None
+        file.seek(0)
+        data = bytearray(file.read())  # writable: torch warns about buffers that are not
+    except OSError:  # of a disk, say: Pillow's error says so
+        return None
     if not data.endswith(_ENDS.get(image.format or "", b"")):
         return None  # possibly cut off, which torchcodec does not always notice
     try:

@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from mmdatasets.errors import MediaDecodeError, MediaError
 from mmdatasets.media.header import check_pixels, open_image
-from mmdatasets.media.source import describe_source, open_source
+from mmdatasets.media.source import describe_source, reading
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,7 +71,7 @@ def read_pictures(reference: object, options: MediaOptions) -> dict[str, torch.T
         MediaLimitError: A picture has more pixels than `image_pixel_limit`.
     """
     source = describe_source(reference)
-    with open_source(reference, options) as file:
+    with reading(reference, options) as file:
         content = file.read()
     image = open_image(io.BytesIO(content), options, source)
     pictures = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.header import check_pixels, open_image, with_truncated
 from mmdatasets.media.orientation import orientation_of, oriented_size
-from mmdatasets.media.source import describe_source, is_array, is_pil_image, open_source
+from mmdatasets.media.source import describe_source, is_array, is_pil_image, reading
 from mmdatasets.media.webp import read_webp_header
 from mmdatasets.types import ImageInfo
 
@@ -43,7 +43,7 @@ def probe_image(reference: object, options: MediaOptions) -> ImageInfo:
     if is_pil_image(reference):
         size = oriented_size(reference, getattr(reference, "fp", None))
         return _checked(size, options, describe_source(reference))
-    with open_source(reference, options) as file, with_truncated(options):
+    with reading(reference, options) as file, with_truncated(options):
         source = describe_source(reference)
         webp = read_webp_header(file)
         if webp is None:

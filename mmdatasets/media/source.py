@@ -10,10 +10,11 @@ import re
 import stat
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
-from mmdatasets.errors import MediaNotFoundError, MediaReferenceError
+from mmdatasets.errors import MediaError, MediaNotFoundError, MediaReferenceError
 from mmdatasets.media.limits import check_bytes
 from mmdatasets.media.places import check_opened, check_path, resolve
 from mmdatasets.types import StoredMedia
@@ -44,6 +45,10 @@ class _BorrowedFile:
         self._file = file
         self._found_at = file.tell()
         self.closed = False
+        file.seek(0, os.SEEK_END)  # a stream without an end would be read for ever
+        file.seek(0)
+        if not isinstance(file.read(1), bytes | bytearray | memoryview):  # text, or nothing yet
+            raise ValueError("it gives no bytes")
         file.seek(0)
         # Bound methods of the file itself: readers make thousands of small calls.
         self.read = file.read
@@ -109,6 +114,26 @@ def open_source(reference: object, options: MediaOptions) -> BinaryIO:
     raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
 
 
+@contextmanager
+def reading(reference: object, options: MediaOptions) -> Iterator[BinaryIO]:
+    """Opens a media reference as `open_source` does, for as long as it is read.
+
+    Yields:
+        The file.
+
+    Raises:
+        MediaNotFoundError: Nothing can be opened, or what was opened fails while it is read: the disk, say.
+        MediaReferenceError: As `open_source` raises it.
+    """
+    with open_source(reference, options) as file:
+        try:
+            yield file
+        except OSError as error:
+            raise MediaNotFoundError(
+                f"cannot be read: {error.strerror or error}", source=describe_source(reference)
+            ) from error
+
+
 def describe_source(reference: object) -> str:  # noqa: PLR0911 - one for each form
     """Says in a few words what a media reference refers to, for error messages. Never shows content."""
     if isinstance(reference, (str, os.PathLike)):
@@ -161,8 +186,7 @@ def to_stored(reference: object) -> StoredMedia:  # noqa: PLR0911 - one for each
     if is_array(reference):
         return StoredMedia(bytes=encode.array_to_png(reference), path=None)
     if is_file(reference):
-        with _borrow(reference) as file:
-            return StoredMedia(bytes=file.read(), path=None)
+        return StoredMedia(bytes=_read_whole(reference), path=None)
     raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
 
 
@@ -331,10 +355,24 @@ def _borrow(file: BinaryIO) -> BinaryIO:
     try:
         # The wrapper has what readers of images, video and audio call; it is not a whole BinaryIO.
         return cast("BinaryIO", _BorrowedFile(file))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MediaReferenceError(
-            f"the file object cannot be rewound ({error}); read it and pass the bytes", source=source
+            f"the file object cannot be read, or be rewound ({error}); read it and pass the bytes",
+            source=source,
         ) from error
+
+
+def _read_whole(reference: BinaryIO) -> bytes:
+    try:
+        with _borrow(reference) as file:
+            data = file.read()
+    except MediaError:
+        raise
+    except Exception as error:  # a connection's client raises its own errors
+        raise MediaNotFoundError(
+            f"the file object cannot be read: {error}", source=describe_source(reference)
+        ) from error
+    return bytes(data)
 
 
 def _is_data_uri(location: str) -> bool:

@@ -9,7 +9,7 @@ from mmdatasets.media.bounded import is_bounded, run_bounded
 from mmdatasets.media.clip import is_frame_list, split_clip
 from mmdatasets.media.limits import check_num_frames
 from mmdatasets.media.probe import probe_image
-from mmdatasets.media.source import describe_source, open_source
+from mmdatasets.media.source import describe_source, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ def probe_video(
         return cast("VideoInfo", run_bounded("probe_video", clip.reference, options=options))
     from mmdatasets.media.video_pyav import probe_file
 
-    with open_source(clip.reference, options) as file:
+    with reading(clip.reference, options) as file:
         return probe_file(file, options, source)
 
 
@@ -100,7 +100,7 @@ def decode_frames(reference: object, plan: FramePlan, options: MediaOptions) -> 
         return decode_frame_list(clip.reference, plan, clip.fps, options, source)
     if is_bounded(clip.reference, options):
         return cast("torch.Tensor", run_bounded("decode_frames", clip.reference, plan, options=options))
-    with open_source(clip.reference, options) as file:
+    with reading(clip.reference, options) as file:
         if options.video_backend == "decord":
             from mmdatasets.media.video_decord import decode_with_decord
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _CODECS = frozenset({"h264", "hevc", "vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d"})
+_MOST_SURPLUS = 1 << 20  # frames that a header may state too many: a decoder that runs out of memory ends the process
 _INSTANTANEOUS = {"h264": (5,), "hevc": (19, 20)}  # types of units, ITU-T H.264 table 7-1 and H.265 table 7-1
 
 
@@ -84,6 +85,9 @@ def decode_verified(
         MediaDecodeError: The file is refused, cannot be decoded, or other frames came out than planned.
     """
     info = probe_file(file, options, source)
+    if (info.stated_num_frames or 0) > info.num_frames + _MOST_SURPLUS:
+        why = f"its header says that it has {info.stated_num_frames:,} frames where there are {info.num_frames:,}"
+        raise refused(backend, f"{why}, for all of which decoders may reserve memory", source)
     check_plan(plan, info.num_frames, info.timestamps_s, source)
     _check_supported(file, options, source, backend, needs_closed_groups=needs_closed_groups)
     check_video_pixels(len(plan.indices), info.width, info.height, options, source)

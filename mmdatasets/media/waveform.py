@@ -69,11 +69,7 @@ def resample(samples: Waveform, orig_rate: int, new_rate: int, resampler: Resamp
     """
     if orig_rate == new_rate:
         return samples
-    if max(orig_rate, new_rate) > _LARGEST_RATIO * min(orig_rate, new_rate):
-        raise MediaLimitError(
-            f"a sampling rate of {orig_rate} Hz is not changed to {new_rate} Hz, more than {_LARGEST_RATIO} times "
-            "more or less; is it the right one?"
-        )
+    _check_ratio(orig_rate, new_rate)
     if resampler == "torchaudio":
         return _resample_with_torchaudio(samples, orig_rate, new_rate)
     import soxr
@@ -88,9 +84,13 @@ def resampled_length(num_samples: int, orig_rate: int, new_rate: int, resampler:
 
     Both resamplers give `ceil(num_samples * new_rate / orig_rate)`, but torchaudio computes it in single precision,
     which rounds lengths above 2**24 samples (17 minutes at 16 kHz).
+
+    Raises:
+        MediaLimitError: One rate is more than 256 times the other.
     """
     if orig_rate == new_rate:
         return num_samples
+    _check_ratio(orig_rate, new_rate)
     if resampler == "soxr":
         return -(-num_samples * new_rate // orig_rate)
     divisor = math.gcd(orig_rate, new_rate)
@@ -98,6 +98,14 @@ def resampled_length(num_samples: int, orig_rate: int, new_rate: int, resampler:
     length = math.ceil(np.float32(new * num_samples / orig))
     # Rounding up may ask for more than the convolution gives.
     return min(length, (num_samples // orig + 1) * new)
+
+
+def _check_ratio(orig_rate: int, new_rate: int) -> None:
+    if max(orig_rate, new_rate) > _LARGEST_RATIO * min(orig_rate, new_rate):
+        raise MediaLimitError(
+            f"a sampling rate of {orig_rate} Hz is not changed to {new_rate} Hz, more than {_LARGEST_RATIO} times "
+            "more or less; is it the right one?"
+        )
 
 
 def _resample_with_torchaudio(samples: Waveform, orig_rate: int, new_rate: int) -> Waveform:

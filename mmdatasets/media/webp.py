@@ -6,6 +6,7 @@ RFC 9649, sections 2.5 to 2.7.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,9 +24,16 @@ class WebPHeader:
 
 def read_webp_header(file: BinaryIO) -> WebPHeader | None:
     """Reads a WebP header; gives `None` for other files and for whatever is unusual, which is left to Pillow."""
+    try:
+        return _read(file)
+    except OSError:  # of a disk, say: where Pillow cannot read it either, the error says why
+        return None
+
+
+def _read(file: BinaryIO) -> WebPHeader | None:
     file.seek(0)
     start = file.read(30)
-    if len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+    if not start or len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
         return None
     kind = start[12:16]
     if kind == b"VP8X":
@@ -59,7 +67,9 @@ def _metadata(file: BinaryIO, start: bytes) -> dict[str | tuple[int, int], objec
             break
         length = _little(header[4:])
         if name := wanted.pop(header[:4], None):
-            found[name] = file.read(length)
+            left = file.seek(0, io.SEEK_END) - position - 8  # memory for what a header states is asked for at once
+            file.seek(position + 8)
+            found[name] = file.read(max(0, min(length, left)))
         position += 8 + length + length % 2
     return None if wanted else found
 

@@ -17,6 +17,7 @@ import torch
 
 from mmdatasets import errors
 from mmdatasets.errors import MMDatasetsError
+from mmdatasets.media.container import is_ffmpeg_error
 from mmdatasets.types import AudioInfo, ImageInfo, VideoInfo
 
 Found: TypeAlias = "ImageInfo | VideoInfo | AudioInfo | torch.Tensor | np.ndarray | str | None"
@@ -56,6 +57,8 @@ def write_found(file: BinaryIO, found: Found) -> None:
 def write_error(file: BinaryIO, error: BaseException) -> None:
     """Writes what went wrong."""
     cause = error.__cause__
+    kind = "" if cause is None else "FFmpegError" if is_ffmpeg_error(cause) else type(cause).__name__
+    number = None if kind == "FFmpegError" else getattr(cause, "errno", None)  # of the file, never of the machine
     _write(
         file,
         {
@@ -63,7 +66,7 @@ def write_error(file: BinaryIO, error: BaseException) -> None:
             "class": type(error).__name__,
             "message": error.message if isinstance(error, MMDatasetsError) else str(error),
             "place": {name: getattr(error, name, None) for name in _PLACE},
-            "cause": None if cause is None else [type(cause).__name__, getattr(cause, "errno", None), str(cause)],
+            "cause": None if cause is None else [kind, number, str(cause)],
         },
     )
 

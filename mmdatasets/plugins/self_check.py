@@ -141,6 +141,7 @@ def _with_engine(plugin: BasePlugin, engine: FramedEngine, within: CallFrame | N
         layout=None,
         max_length=None,
         on_overflow="error",
+        on_error="raise",
         row_log=None,
     )
     try:

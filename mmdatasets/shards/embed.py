@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mmdatasets.errors import MediaError, MediaLimitError
 from mmdatasets.features import AUDIOS, IMAGES, VIDEO_FRAMES, VIDEOS
-from mmdatasets.media.source import open_source
+from mmdatasets.media.source import reading
 from mmdatasets.types import StoredMedia
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _embed(item: Nested, options: MediaOptions) -> Nested:
         return [_embed(inner, options) for inner in item]
     if item["bytes"] is not None or item["path"] is None:
         return item
-    with open_source(item["path"], options) as file:
+    with reading(item["path"], options) as file:
         return StoredMedia(bytes=file.read(), path=_file_name(item["path"]))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmdatasets.testing.audio import encode_audio, make_audio, write_audio
     from mmdatasets.testing.audio_corpus import audio_corpus
+    from mmdatasets.testing.damage import DAMAGE_KINDS, damaged_corpus
     from mmdatasets.testing.media import cut_pixel_data, encode_image, make_image, write_image
     from mmdatasets.testing.models import build_model, list_models
     from mmdatasets.testing.processors import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Resolved at first use: whoever only wants an image file does not wait for transformers.
 _EXPORTS = {
+    "DAMAGE_KINDS": "mmdatasets.testing.damage",
     "ProcessorSpec": "mmdatasets.testing.processors",
     "VideoSample": "mmdatasets.testing.video_corpus",
     "VideoSpec": "mmdatasets.testing.video",
@@ -30,6 +32,7 @@ _EXPORTS = {
     "build_model": "mmdatasets.testing.models",
     "build_processor": "mmdatasets.testing.processors",
     "build_tokenizer": "mmdatasets.testing.tokenizer",
+    "damaged_corpus": "mmdatasets.testing.damage",
     "cut_pixel_data": "mmdatasets.testing.media",
     "encode_audio": "mmdatasets.testing.audio",
     "encode_image": "mmdatasets.testing.media",
@@ -49,6 +52,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "DAMAGE_KINDS",
     "ProcessorSpec",
     "VideoSample",
     "VideoSpec",
@@ -57,6 +61,7 @@ __all__ = [
     "build_processor",
     "build_tokenizer",
     "cut_pixel_data",
+    "damaged_corpus",
     "encode_audio",
     "encode_image",
     "encode_video",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-_CONTAINERS = (b"moov", b"trak", b"edts", b"mdia")
+_CONTAINERS = (b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 _MATRICES = {
     # (a, b, u, c, d, v, x, y, w) of section 8.3.2, as 16.16 numbers but for u, v and w: turned clockwise by degrees.
     0: (1, 0, 0, 0, 1, 0, 0, 0, 1),

@@ -22,6 +22,7 @@ from mmdatasets.errors import (
     TemplateError,
     TooManyBadRowsError,
 )
+from mmdatasets.media.container import is_ffmpeg_error
 from mmdatasets.options import ErrorPolicy
 
 _OF_ROWS = (MediaError, ConversationError, RowTooLongError, TemplateError, FeatureMismatchError)
@@ -40,7 +41,8 @@ def is_fault_of_row(error: MMDatasetsError) -> bool:
         return False
     cause = error.__cause__
     while cause is not None:
-        if isinstance(cause, _OF_THE_MACHINE) or getattr(cause, "errno", None) in _MACHINE_ERRNOS:
+        is_machine = isinstance(cause, _OF_THE_MACHINE) or getattr(cause, "errno", None) in _MACHINE_ERRNOS
+        if is_machine and not is_ffmpeg_error(cause):
             return False
         cause = cause.__cause__
     return True

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import Audio, ClassLabel, Features, Image, LargeList, List, Value, Video
 from datasets.formatting.formatting import LazyBatch
 
+from mmdatasets.chat.values import is_empty
 from mmdatasets.errors import ConversationError, MediaReferenceError
 from mmdatasets.features import (
     AUDIOS,
@@ -127,7 +128,7 @@ class BatchReader:
         values = self.batch[column] if table is None else table[column].to_pylist()
         if modality == "video":
             typed = table is not None and _is_list_of_images(Features.from_arrow_schema(table.schema)[column])
-            values = [[value] if value and (typed or _are_images(value)) else value for value in values]
+            values = [[value] if not is_empty(value) and (typed or _are_images(value)) else value for value in values]
         return [_references_in(value) for value in values]
 
 
@@ -141,7 +142,7 @@ def _references_in(value: object) -> list[MediaReference] | None:
 def _is_something(reference: object) -> bool:
     """Whether a value refers to media: how a row says that it has none differs from dataset to dataset."""
     if isinstance(reference, Mapping) and set(reference) <= {"path", "bytes"}:
-        return any(reference.values())
+        return not all(map(is_empty, reference.values()))
     return reference is not None and not (isinstance(reference, str | bytes) and not reference)
 
 

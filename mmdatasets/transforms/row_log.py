@@ -158,7 +158,7 @@ def write_row_log(
     """
     if not rows:
         return None
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    table = pa.Table.from_pylist([_encodable(asdict(row)) for row in rows], schema=SCHEMA)
     digest = blake2b(repr(rows).encode(), digest_size=12)
     for piece in batch:
         digest.update(piece)
@@ -169,6 +169,14 @@ def write_row_log(
     except OSError as error:
         raise cannot_write("the log of rows", error, directory) from error
     return path
+
+
+def _encodable(fields: dict[str, object]) -> dict[str, object]:
+    """The same with halves of characters written out, which a row may have and Arrow does not take."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def _write_whole(table: pa.Table, path: Path) -> None:

@@ -16,6 +16,7 @@ from mmdatasets.chat.formats import Conversation, as_string
 from mmdatasets.chat.template import Rendered
 from mmdatasets.chat.tokenise import Encoded, IntArray
 from mmdatasets.chat.traced import Span
+from mmdatasets.chat.values import check_encodable
 from mmdatasets.errors import TemplateError
 from mmdatasets.features import MediaRecord, record_of
 from mmdatasets.transforms.bad_rows import RowErrors
@@ -166,6 +167,7 @@ def _plan_row(plugin: BasePlugin, engine: Engine, conversation: Conversation) ->
     else:
         rendered, special, item_spans, expansions, order = _place_expansions(plugin, engine, divided, media)
         media = media.in_order(order)
+    check_encodable(rendered.text)
     pieces = split_marked(rendered.text)
     return RowText(rendered.text, pieces, special, list(rendered.trained_spans), item_spans, media, expansions)
 

@@ -96,6 +96,11 @@ def test_a_range_behind_the_end_is_an_error_and_one_across_it_is_cut():
         planned_num_samples(info, MediaOptions(), 8000, start_s=1)
 
 
+def test_a_rate_that_is_not_resampled_is_not_planned():
+    with pytest.raises(MediaLimitError, match="1 Hz is not changed to 16000 Hz"):
+        planned_num_samples(AudioInfo(1, 1, 4000), MediaOptions(), 16000)
+
+
 def test_less_than_one_sample_is_no_bound():
     with pytest.raises(ValueError, match="at least one sample"):
         plan_audio_chunks(AudioInfo(8000, 1, 8000), 0.0001, "chunk")

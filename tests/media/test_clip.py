@@ -62,3 +62,9 @@ def test_lists_of_frames(value):
 @pytest.mark.parametrize("value", ["a", b"a", bytearray(b"a"), memoryview(b"a"), None, 3, {}, np.zeros((4, 4, 3))])
 def test_what_is_no_list_of_frames(value):
     assert not is_frame_list(value)
+
+
+def test_numbers_beyond_all_floats_are_refused() -> None:
+    for number in (10**400, -(10**400), 10**5000):
+        with pytest.raises(MediaReferenceError, match="'start' must be a number of seconds"):
+            split_clip({"path": "a.mp4", "start": number})

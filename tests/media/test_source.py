@@ -18,11 +18,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdatasets.errors import MediaNotFoundError, MediaReferenceError
+from mmdatasets.errors import MediaDecodeError, MediaNotFoundError, MediaReferenceError
 from mmdatasets.media.image import decode_image
 from mmdatasets.media.probe import probe_image
 from mmdatasets.media.source import describe_source, open_source, to_stored
 from mmdatasets.options import MediaOptions
+from mmdatasets.testing.damage.places import EndlessFile, FailingFile, SilentFile
 from tests.media.image_cases import encode, every_format, every_orientation, oracle, photo, pixels
 
 DATA = encode(photo(), "PNG")
@@ -188,6 +189,21 @@ def test_values_that_are_no_reference(reference, message):
     for function in (probe_image, decode_image):
         with pytest.raises(MediaReferenceError, match=message):
             function(reference, MediaOptions())
+
+
+@pytest.mark.parametrize("use", [probe_image, decode_image, lambda file, _: to_stored(file)])
+def test_files_without_an_end_and_without_bytes_are_refused(use):
+    for file in (EndlessFile(b"", b"\xff\xd8\xff"), io.StringIO("text"), SilentFile(b"data")):
+        with pytest.raises(MediaReferenceError, match="the file object"):
+            use(file, MediaOptions())
+
+
+def test_files_that_fail_while_they_are_read(image_file):
+    data = image_file(300, 200).read_bytes()
+    with pytest.raises(MediaDecodeError, match="Input/output error"):
+        decode_image(FailingFile(data), MediaOptions())
+    with pytest.raises(MediaNotFoundError, match="Input/output error"):
+        to_stored(FailingFile(data))
 
 
 def test_files_that_cannot_be_rewound():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 from pathlib import Path
 
+import av.error
 import datasets
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ from mmdatasets.errors import (
     TooManyBadRowsError,
 )
 from mmdatasets.integrations.arrow import ArrowTransform
+from mmdatasets.media.wire import read_answer, write_error
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.transforms.bad_rows import BadRowTally, is_fault_of_row, reason_of
 from mmdatasets.transforms.row_log import SCHEMA, LoggedRow, read_row_log, row_digest, write_row_log
@@ -193,6 +196,27 @@ def test_what_the_machine_lacks_is_no_fault_of_a_row(cause) -> None:
     error = MediaProcessorError("the processor refuses it")
     error.__cause__ = cause
     assert not is_fault_of_row(error)
+
+
+def test_what_ffmpeg_has_no_memory_for_is_the_fault_of_the_file() -> None:
+    """It does not believe sizes in damaged files, and says that of memory; here, and in the process that decodes."""
+    error = MediaDecodeError("not a readable video")
+    error.__cause__ = av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+    assert is_fault_of_row(error)
+    file = io.BytesIO()
+    write_error(file, error)
+    file.seek(0)
+    assert is_fault_of_row(read_answer(file))
+
+
+def test_half_of_a_character_is_the_fault_of_its_row_alone(processor) -> None:
+    rows = [chat("One?"), chat("Two \ud83d?"), chat("Three?")]
+    plugin = auto_plugin(processor, on_error="skip")
+    made = plugin.transform({"messages": rows})
+    assert len(made["input_ids"]) == 2
+    assert plugin.bad_rows.reasons == {"conversation": 1}
+    with pytest.raises(ConversationError, match=r"row 1 of the batch: the text has half of a character \('\\ud83d'"):
+        auto_plugin(processor).transform({"messages": rows})
 
 
 def test_configuration_errors_and_interrupts_stop_the_map(processor, source, monkeypatch) -> None:
