@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import os
-import re
 import stat
 import urllib.parse
 import urllib.request
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
 from mmdatasets.errors import MediaError, MediaNotFoundError, MediaReferenceError
 from mmdatasets.media.limits import check_bytes
+from mmdatasets.media.locations import URL, data_uri_bytes, describe_location, is_data_uri, shorten
 from mmdatasets.media.places import check_opened, check_path, resolve
 from mmdatasets.types import StoredMedia
 
@@ -31,9 +29,6 @@ EXPECTED_FORMS = (
     "a path, a URL, a data: URI, bytes, a binary file object, a {'path', 'bytes'} mapping, a PIL image or an array"
 )
 
-# A scheme has two letters or more: `C://` is a drive. `::` chains filesystems, as in `zip://a.png::s3://bucket/a.zip`.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(?:://|::)")
-_LONGEST_SHOWN = 120
 # A FIFO without a writer blocks an ordinary open for ever, and a terminal would become that of this process.
 _OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 
@@ -137,7 +132,7 @@ def reading(reference: object, options: MediaOptions) -> Iterator[BinaryIO]:
 def describe_source(reference: object) -> str:  # noqa: PLR0911 - one for each form
     """Says in a few words what a media reference refers to, for error messages. Never shows content."""
     if isinstance(reference, (str, os.PathLike)):
-        return _describe_location(os.fspath(reference))
+        return describe_location(os.fspath(reference))
     if isinstance(reference, (bytes, bytearray)):
         return f"bytes ({len(reference):,} B)"
     if isinstance(reference, memoryview):
@@ -146,7 +141,7 @@ def describe_source(reference: object) -> str:  # noqa: PLR0911 - one for each f
         path, data = reference.get("path"), reference.get("bytes")
         inner = path if path is not None else data
         if inner is None or isinstance(inner, Mapping):
-            return f"mapping with the keys {_shorten(', '.join(map(str, reference)) or 'none')}"
+            return f"mapping with the keys {shorten(', '.join(map(str, reference)) or 'none')}"
         return describe_source(inner)
     if is_pil_image(reference):
         return f"PIL image {reference.width}x{reference.height}"
@@ -155,7 +150,7 @@ def describe_source(reference: object) -> str:  # noqa: PLR0911 - one for each f
         return f"{kind} {tuple(reference.shape)} {str(reference.dtype).removeprefix('torch.')}"
     if is_file(reference):
         name = getattr(reference, "name", None)
-        return f"file object {_describe_location(name)}" if isinstance(name, str) else "file object"
+        return f"file object {describe_location(name)}" if isinstance(name, str) else "file object"
     return "None" if reference is None else f"value of type {type(reference).__name__}"
 
 
@@ -174,8 +169,8 @@ def to_stored(reference: object) -> StoredMedia:  # noqa: PLR0911 - one for each
 
     if isinstance(reference, (str, os.PathLike)):
         location = _location(reference)
-        if _is_data_uri(location):
-            return StoredMedia(bytes=_data_uri_bytes(location), path=None)
+        if is_data_uri(location):
+            return StoredMedia(bytes=data_uri_bytes(location), path=None)
         return StoredMedia(bytes=None, path=location)
     if isinstance(reference, (bytes, bytearray, memoryview)):
         return StoredMedia(bytes=bytes(reference), path=None)
@@ -193,7 +188,7 @@ def to_stored(reference: object) -> StoredMedia:  # noqa: PLR0911 - one for each
 def resolve_stored(stored: StoredMedia, media_root: str | None) -> StoredMedia:
     """Makes a relative local path absolute by `MediaOptions.media_root`, which the reference then no longer needs."""
     path = stored["path"]
-    if media_root is None or path is None or stored["bytes"] is not None or _URL.match(path):
+    if media_root is None or path is None or stored["bytes"] is not None or URL.match(path):
         return stored
     return StoredMedia(bytes=None, path=os.path.abspath(os.path.join(media_root, path)))  # noqa: PTH100, PTH118
 
@@ -236,21 +231,21 @@ def local_path(reference: str | os.PathLike[str], options: MediaOptions) -> str 
         parts = urllib.parse.urlsplit(location)
         if parts.netloc not in ("", "localhost"):
             raise MediaReferenceError(
-                "a file:// URL must name a file of this host", source=_describe_location(location)
+                "a file:// URL must name a file of this host", source=describe_location(location)
             )
         path = urllib.request.url2pathname(location[7:].removeprefix(parts.netloc))
-    elif _is_data_uri(location) or _URL.match(location):
+    elif is_data_uri(location) or URL.match(location):
         return None
     else:
         path = resolve(location, options)
-    check_path(path, options, _describe_location(location))
+    check_path(path, options, describe_location(location))
     return path
 
 
 def url_of(reference: str | os.PathLike[str]) -> str | None:
     """The URL that a reference is, of whatever scheme but `data:`; `None` for others."""
     location = os.fspath(reference)
-    return location if isinstance(location, str) and not _is_data_uri(location) and _URL.match(location) else None
+    return location if isinstance(location, str) and not is_data_uri(location) and URL.match(location) else None
 
 
 def is_file(value: object) -> TypeGuard[BinaryIO]:
@@ -283,7 +278,7 @@ def _location(reference: str | os.PathLike[str]) -> str:
     if not location:
         raise MediaReferenceError("the path is empty")
     if "\0" in location:
-        raise MediaReferenceError("the path contains a null character", source=_describe_location(location))
+        raise MediaReferenceError("the path contains a null character", source=describe_location(location))
     return location
 
 
@@ -296,12 +291,12 @@ def _stored_mapping(reference: Mapping[str, object]) -> StoredMedia:
 
 
 def _open_location(location: str, options: MediaOptions) -> BinaryIO:
-    if _is_data_uri(location):
-        check_bytes(len(location), options, _describe_location(location))
-        return io.BytesIO(_data_uri_bytes(location))
+    if is_data_uri(location):
+        check_bytes(len(location), options, describe_location(location))
+        return io.BytesIO(data_uri_bytes(location))
     path = local_path(location, options)
     if path is not None:
-        return _open_local(path, _describe_location(location if _URL.match(location) else path), options)
+        return _open_local(path, describe_location(location if URL.match(location) else path), options)
     from mmdatasets.media.remote import open_url
 
     return open_url(location, options)
@@ -373,41 +368,3 @@ def _read_whole(reference: BinaryIO) -> bytes:
             f"the file object cannot be read: {error}", source=describe_source(reference)
         ) from error
     return bytes(data)
-
-
-def _is_data_uri(location: str) -> bool:
-    return location[:5].lower() == "data:"
-
-
-def _data_uri_bytes(uri: str) -> bytes:
-    header, comma, payload = uri[5:].partition(",")
-    if not comma or not header.lower().endswith(";base64"):
-        raise MediaReferenceError(
-            "a data: URI must read data:<media type>;base64,<data>", source=_describe_location(uri)
-        )
-    try:
-        # Some writers break lines, escape characters for URLs, or drop the padding.
-        text = re.sub(r"\s+", "", urllib.parse.unquote(payload) if "%" in payload else payload)
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MediaReferenceError(
-            f"the data: URI is not valid base64: {error}", source=_describe_location(uri)
-        ) from error
-
-
-def _describe_location(location: str | bytes) -> str:
-    text = os.fsdecode(location)
-    if _is_data_uri(text):
-        media_type = text[5:].partition(",")[0].partition(";")[0][:40]
-        return f"data: URI {media_type} ({len(text):,} characters)".replace("  ", " ")
-    if _URL.match(text):
-        # Signed URLs carry credentials in the query, and some in the user part.
-        text = re.sub(r"(?<=://)[^/@]*@", "", text.partition("?")[0])
-    return _shorten(text)
-
-
-def _shorten(text: str) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\0", "\\0")
-    if len(text) <= _LONGEST_SHOWN:
-        return text
-    return f"{text[:40]}...{text[-(_LONGEST_SHOWN - 43) :]}"
