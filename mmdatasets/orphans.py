@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 _PERIOD_S = 0.5
 _MULTIPROCESSING = ("multiprocessing.process", "multiprocess.process")  # `datasets` has the second
@@ -31,14 +32,20 @@ def end_daemon_with_parent() -> None:
     """
     for name in _MULTIPROCESSING:
         module = sys.modules.get(name)
-        if module is not None and module.current_process().daemon:
-            end_with_parent(module.parent_process().pid)
+        if module is None or not module.current_process().daemon or os.name != "posix":
+            continue
+        parent = module.parent_process()
+        if parent.pid == os.getppid():
+            end_with_parent(parent.pid)
+        else:  # another process forked this one on its behalf (`forkserver`)
+            _watch(os.getpid(), parent.pid, parent.join)
 
 
 @functools.cache
-def _watch(process_id: int, parent_id: int) -> threading.Thread:
+def _watch(process_id: int, parent_id: int, wait: Callable[[], object] | None = None) -> threading.Thread:
     """The one thread that watches, in each process its own."""
-    thread = threading.Thread(target=_wait, args=(parent_id,), name="mmdatasets-parent", daemon=True)
+    target = functools.partial(_end_after, wait or functools.partial(_wait, parent_id))
+    thread = threading.Thread(target=target, name="mmdatasets-parent", daemon=True)
     thread.start()
     return thread
 
@@ -46,4 +53,8 @@ def _watch(process_id: int, parent_id: int) -> threading.Thread:
 def _wait(parent_id: int) -> None:
     while os.getppid() == parent_id:
         time.sleep(_PERIOD_S)
+
+
+def _end_after(wait: Callable[[], object]) -> None:
+    wait()
     os._exit(1)

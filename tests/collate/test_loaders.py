@@ -16,7 +16,12 @@ def same(ours, theirs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "persistent"), [("fork", False), ("fork", True), pytest.param("spawn", True, marks=pytest.mark.slow)]
+    ("context", "persistent"),
+    [
+        ("fork", False),
+        ("fork", True),
+        *(pytest.param(how, True, marks=pytest.mark.slow) for how in ("spawn", "forkserver")),
+    ],
 )
 def test_workers(context, persistent, qwen_plugin, qwen_rows) -> None:
     collator = qwen_plugin.collator(dtype=torch.bfloat16)
