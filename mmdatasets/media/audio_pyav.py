@@ -89,6 +89,8 @@ class PyAVReader:
         """Opens a file and its best audio stream; FFmpeg's errors become ours, at opening and while it is open."""
         try:
             container = open_container(file, self._options, source)
+        except MediaError as error:  # of a limit, or of a remote file
+            raise error.at(source=source) from error.__cause__
         except Exception as error:  # FFmpeg's errors, and those of the file's own client
             if is_out_of_memory(error):
                 raise
@@ -106,9 +108,7 @@ class PyAVReader:
                     source=source,
                 ) from error
 
-    def _not_readable(self, file: BinaryIO, error: Exception, source: str) -> MediaError:
-        if isinstance(error, MediaError):
-            return error.at(source=source)
+    def _not_readable(self, file: BinaryIO, error: Exception, source: str) -> MediaDecodeError:
         # FFmpeg calls a format that is not among those allowed an invalid argument.
         reason = "no format of sound or video" if isinstance(error, av.ArgumentError) else reason_of(error)
         tried = "; ".join(filter(None, [self._problem, f"FFmpeg: {reason}"]))

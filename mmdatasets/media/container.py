@@ -143,6 +143,8 @@ def open_video(
     limit = {"max_pixels": str(2 * options.image_pixel_limit + _PADDING)}  # the exact one is `check_frame_size`
     try:
         container = open_container(file, options, source, options=limit, quick=quick)
+    except MediaError as error:  # of a limit, or of a remote file
+        raise error.at(source=source) from error.__cause__
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
         if is_out_of_memory(error):
             raise
@@ -160,10 +162,8 @@ def open_video(
         yield OpenVideo(container, stream, bool(container.streams.audio), source, options)
 
 
-def damaged(error: Exception, what: str, source: str) -> MediaError:
+def damaged(error: Exception, what: str, source: str) -> MediaDecodeError:
     """The error to raise for one that FFmpeg or the file raised while a video was read or decoded."""
-    if isinstance(error, MediaError):
-        return error
     return MediaDecodeError(f"{what}: the file is damaged or cut off ({reason_of(error)})", source=source)
 
 
@@ -239,9 +239,7 @@ def _without_video(container: InputContainer) -> str:
     return f"no video track: the file ({container.format.long_name}) is empty, damaged or cut off"
 
 
-def _not_readable(file: BinaryIO, error: Exception, source: str) -> MediaError:
-    if isinstance(error, MediaError):
-        return error.at(source=source)
+def _not_readable(file: BinaryIO, error: Exception, source: str) -> MediaDecodeError:
     found = describe_media(file)
     if found == _STILL_IMAGE:
         found += "; use it as an image, or as a video of one frame by giving a list: [image]"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import av.error
 import numpy as np
 
+from mmdatasets.errors import MediaError
 from mmdatasets.media.container import damaged, is_out_of_memory
 from mmdatasets.media.limits import check_num_frames
 
@@ -133,6 +134,8 @@ def read_packets(video: OpenVideo) -> Iterator[Packet[VideoStream]]:
         for packet in video.container.demux(video.stream):
             if packet.size:  # PyAV adds an empty one at the end, and AVI has empty ones for frames that were dropped
                 yield packet
+    except MediaError:
+        raise
     except Exception as error:  # FFmpeg's errors, and those of the file's own client
         if is_out_of_memory(error):
             raise

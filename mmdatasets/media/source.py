@@ -9,17 +9,16 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 
-from mmdatasets.errors import MediaError, MediaNotFoundError, MediaReferenceError
+from mmdatasets.errors import MediaNotFoundError, MediaReferenceError
+from mmdatasets.media.borrowed import borrow, read_whole
 from mmdatasets.media.limits import check_bytes
 from mmdatasets.media.locations import URL, data_uri_bytes, describe_location, is_data_uri, shorten
 from mmdatasets.media.places import check_opened, check_path, resolve
 from mmdatasets.types import StoredMedia
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import PIL.Image
 
     from mmdatasets.media.arrays import ImageArray
@@ -31,46 +30,6 @@ EXPECTED_FORMS = (
 
 # A FIFO without a writer blocks an ordinary open for ever, and a terminal would become that of this process.
 _OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
-
-
-class _BorrowedFile:
-    """A caller's file object, read from its start; closing gives it back open, at the position it was found."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._found_at = file.tell()
-        self.closed = False
-        file.seek(0, os.SEEK_END)  # a stream without an end would be read for ever
-        file.seek(0)
-        if not isinstance(file.read(1), bytes | bytearray | memoryview):  # text, or nothing yet
-            raise ValueError("it gives no bytes")
-        file.seek(0)
-        # Bound methods of the file itself: readers make thousands of small calls.
-        self.read = file.read
-        self.seek = file.seek
-        self.tell = file.tell
-        for name in ("fileno", "readline"):  # the latter is for Pillow's readers of formats that begin with text
-            if hasattr(file, name):
-                setattr(self, name, getattr(file, name))
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._file.seek(self._found_at)
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def __enter__(self) -> _BorrowedFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_source(reference: object, options: MediaOptions) -> BinaryIO:
@@ -101,7 +60,7 @@ def open_source(reference: object, options: MediaOptions) -> BinaryIO:
     if isinstance(reference, Mapping):
         return open_source(mapped_reference(reference), options)
     if is_file(reference):
-        return _borrow(reference)
+        return borrow(reference, describe_source(reference))
     if is_pil_image(reference) or is_array(reference):
         raise MediaReferenceError(
             "an image that is decoded already has no file to open", source=describe_source(reference)
@@ -181,7 +140,7 @@ def to_stored(reference: object) -> StoredMedia:  # noqa: PLR0911 - one for each
     if is_array(reference):
         return StoredMedia(bytes=encode.array_to_png(reference), path=None)
     if is_file(reference):
-        return StoredMedia(bytes=_read_whole(reference), path=None)
+        return StoredMedia(bytes=read_whole(reference, describe_source(reference)), path=None)
     raise MediaReferenceError(f"not a media reference: expected {EXPECTED_FORMS}", source=describe_source(reference))
 
 
@@ -341,30 +300,3 @@ def _not_found(error: OSError, source: str) -> MediaNotFoundError:
     if isinstance(error, PermissionError):
         return MediaNotFoundError("permission denied: the file exists but may not be read", source=source)
     return MediaNotFoundError(f"cannot be opened: {error.strerror or error}", source=source)
-
-
-def _borrow(file: BinaryIO) -> BinaryIO:
-    source = describe_source(file)
-    if isinstance(file, io.TextIOBase):
-        raise MediaReferenceError("the file object is in text mode; open it in mode 'rb'", source=source)
-    try:
-        # The wrapper has what readers of images, video and audio call; it is not a whole BinaryIO.
-        return cast("BinaryIO", _BorrowedFile(file))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise MediaReferenceError(
-            f"the file object cannot be read, or be rewound ({error}); read it and pass the bytes",
-            source=source,
-        ) from error
-
-
-def _read_whole(reference: BinaryIO) -> bytes:
-    try:
-        with _borrow(reference) as file:
-            data = file.read()
-    except MediaError:
-        raise
-    except Exception as error:  # a connection's client raises its own errors
-        raise MediaNotFoundError(
-            f"the file object cannot be read: {error}", source=describe_source(reference)
-        ) from error
-    return bytes(data)

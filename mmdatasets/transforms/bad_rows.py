@@ -39,8 +39,9 @@ def is_fault_of_row(error: MMDatasetsError) -> bool:
     """
     if not isinstance(error, _OF_ROWS) or isinstance(error, MissingTemplateError | MaterialiseError):
         return False
-    cause = error.__cause__
-    while cause is not None:
+    cause, seen = error.__cause__, {id(error)}
+    while cause is not None and id(cause) not in seen:  # nothing keeps an error from being its own cause
+        seen.add(id(cause))
         is_machine = isinstance(cause, _OF_THE_MACHINE) or getattr(cause, "errno", None) in _MACHINE_ERRNOS
         if is_machine and not is_ffmpeg_error(cause):
             return False

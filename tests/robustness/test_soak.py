@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from mmdatasets import MediaOptions, auto_plugin
 from mmdatasets.errors import MediaError
 from mmdatasets.media.image import decode_image
-from mmdatasets.testing.damage import damaged_corpus
+from mmdatasets.testing.damage import DAMAGE_KINDS, damaged_corpus
 from mmdatasets.testing.media import write_image
 from mmdatasets.testing.processors import build_processor
 from mmdatasets.testing.video import VideoSpec, write_video
@@ -29,6 +29,7 @@ from mmdatasets.transforms.tokenise import IGNORE_INDEX
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 BATCH_SIZE = 4
+CONTENTS = [name for name, kind in DAMAGE_KINDS.items() if kind.of_file is not None]
 # A picture of megapixels is a block of memory that an allocator may keep for the next one.
 OPTIONS = MediaOptions(image_pixel_limit=500_000)
 ALLOWED_MIB = 16
@@ -74,16 +75,8 @@ class Numbered:
 def damaged_files(folder: Path) -> list[tuple[str, bytes | None]]:
     """Contents that no reader takes for a picture, and their kinds; `None` for nothing at all."""
     found: list[tuple[str, bytes | None]] = [("missing", None)]
-    for item in damaged_corpus(folder, formats=["jpeg", "png", "webp_lossy", "tiff_deflate"]):
-        data = item.reference if isinstance(item.reference, bytes) else None
-        if (
-            isinstance(item.reference, str)
-            and item.reference.startswith(str(folder))
-            and Path(item.reference).is_file()
-        ):
-            data = Path(item.reference).read_bytes()
-        if data is None or item.kind == "permission denied":
-            continue
+    for item in damaged_corpus(folder, kinds=CONTENTS, formats=["jpeg", "png", "webp_lossy", "tiff_deflate"]):
+        data = item.reference if isinstance(item.reference, bytes) else Path(item.reference).read_bytes()
         try:
             decode_image(data, OPTIONS)
         except MediaError:

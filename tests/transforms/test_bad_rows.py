@@ -198,6 +198,14 @@ def test_what_the_machine_lacks_is_no_fault_of_a_row(cause) -> None:
     assert not is_fault_of_row(error)
 
 
+def test_errors_that_are_their_own_cause_are_judged() -> None:
+    first, second = MediaDecodeError("a"), MediaDecodeError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert is_fault_of_row(first)
+    first.__cause__ = first
+    assert is_fault_of_row(first)
+
+
 def test_what_ffmpeg_has_no_memory_for_is_the_fault_of_the_file() -> None:
     """It does not believe sizes in damaged files, and says that of memory; here, and in the process that decodes."""
     error = MediaDecodeError("not a readable video")

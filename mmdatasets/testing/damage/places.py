@@ -67,6 +67,7 @@ def place_damage() -> dict[str, PlaceDamage]:
         "a file within a file": _within_file,
         "a FIFO": _fifo,
         "a socket": _socket,
+        "a file of 1 TB, zeros behind the first bytes": _sparse,
         "a broken symlink": lambda _, path: _link(path, "nothing"),
         "a symlink to itself": lambda _, path: _link(path, path.name),
         "a symlink to an endless device": lambda _, path: _link(path, "/dev/zero"),
@@ -116,6 +117,13 @@ def _directory(_: MediaFormat, path: Path) -> str:
 def _within_file(format: MediaFormat, path: Path) -> str:
     path.write_bytes(format.valid)
     return str(path / "media")
+
+
+def _sparse(format: MediaFormat, path: Path) -> str:
+    """A file that takes no more of the disk than its beginning does."""
+    path.write_bytes(format.valid)
+    os.truncate(path, 1 << 40)
+    return str(path)
 
 
 def _fifo(_: MediaFormat, path: Path) -> str:
