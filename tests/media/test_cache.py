@@ -257,4 +257,5 @@ def test_processes_that_are_killed_leave_a_cache_that_works(tmp_path, caplog):
     assert check(cache, range(200)) >= num_before
     cache.compact()
     assert caplog.text == ""
-    assert len(list(tmp_path.glob("*.arrow"))) <= 2  # one that is more than twice as large as all others stays
+    # Each of those that stay is more than twice as large as all that are smaller.
+    assert len(list(tmp_path.glob("*.arrow"))) <= 4

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
+import weakref
 from pathlib import Path
 
 import torch
@@ -42,8 +44,10 @@ class Call(Session):
     """
 
     def __init__(self, folder: Path, function, *arguments) -> None:
-        self.temporary, self._stderr = folder / "tmp", folder / "stderr.txt"
-        self.temporary.mkdir(parents=True)
+        folder.mkdir(parents=True)
+        # Sockets lie there too, whose paths may have some hundred characters.
+        self.temporary, self._stderr = Path(tempfile.mkdtemp(prefix="stops-")), folder / "stderr.txt"
+        weakref.finalize(self, shutil.rmtree, self.temporary, ignore_errors=True)
         self._receiver, sender = FORK.Pipe(duplex=False)
         self.process = FORK.Process(target=_call, args=(sender, self, function, arguments))
         self.process.start()
@@ -65,11 +69,14 @@ class Call(Session):
             time.sleep(0.01)
 
     def stop(self, number: int, *, group: bool = False) -> str:
-        """Sends a signal, and returns what the call ended with; all its processes must end within 5 seconds."""
+        """Sends a signal, and returns what the call ended with; all its processes must end within 5 seconds.
+
+        Twice as long is allowed, for machines that have other work.
+        """
         start, all_processes = time.monotonic(), self.processes()
         os.killpg(self.process.pid, number) if group else os.kill(self.process.pid, number)
         outcome = self.outcome()
-        self.wait_for_end_of_group(5 - (time.monotonic() - start))
+        self.wait_for_end_of_group(10 - (time.monotonic() - start))
         numbers = set(map(str, all_processes))
         shared = [path for path in Path("/dev/shm").iterdir() if numbers & set(path.name.split("_"))]
         assert not shared

@@ -119,6 +119,7 @@ class Session:
 def _run(sender, arguments, settings) -> None:
     os.setsid()
     torch.set_num_threads(1)  # those of the parent are not there; what the package does in its own processes
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     try:
         before = settings.pop("before", None)
         if before is not None:
