@@ -16,7 +16,8 @@ from mmdatasets.errors import MMDatasetsError
 _DESCRIPTION = """\
 Shows rows of a dataset as the model sees them: the conversation, images with the grid or the tiles that become tokens,
 frames of videos with their times, waveforms, and the tokens: who speaks, what is media, what is trained. Rows that are
-not mapped are mapped first. Media that cannot be read is no error: the preview says why, in its place.
+not mapped are mapped first. Where the media of a mapped row cannot be read, the preview says why,
+in its place; a row that is not mapped needs its media, and is an error without.
 
 With --out it writes a page (one HTML file, which loads nothing from anywhere); without, it prints text.
 """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
     from ray.data import Dataset as RayDataset
 
+    from mmdatasets.options import ErrorPolicy
     from mmdatasets.plugins.base import BasePlugin
     from mmdatasets.shards.writer import ShardWriter
 
@@ -105,6 +106,8 @@ def preprocess_on_ray(
     materialise: bool = False,
     quality: int | None = None,
     unsupported: Unsupported = "error",
+    on_error: ErrorPolicy | None = None,
+    row_log: str | None = None,
     overwrite: bool = False,
     num_actors: int | None = None,
 ) -> PreprocessReport:
@@ -127,6 +130,8 @@ def preprocess_on_ray(
         materialise: Likewise.
         quality: Likewise.
         unsupported: Likewise.
+        on_error: Likewise.
+        row_log: Likewise.
         overwrite: Likewise.
         num_actors: How many processes map and write; one for every two cores of the cluster when `None`.
 
@@ -138,6 +143,7 @@ def preprocess_on_ray(
         MMDatasetsError: As `mmdatasets.preprocess` does.
     """
     ray = _import_ray()
+    plugin = plugin.with_policy(on_error, row_log)
     settings = RunSettings(
         split, rows_per_shard, batch_size, embed_media, preference, materialise, quality, unsupported
     )

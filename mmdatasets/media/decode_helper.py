@@ -51,10 +51,10 @@ def main() -> None:
     torch.set_num_threads(1)
     requests: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
-    answers.write(READY)
-    answers.flush()
     # Where the other process ended before it took the answer, nobody is left to be told.
     with open(os.devnull, "w") as nowhere, contextlib.suppress(BrokenPipeError):  # noqa: PTH123
+        answers.write(READY)
+        answers.flush()
         while True:
             name, timeout_s, memory, args, kwargs = pickle.loads(requests.get())
             _limit_memory(memory)

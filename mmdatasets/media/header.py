@@ -33,6 +33,7 @@ _OTHER_SIGNATURES = {
     b"ffconcat": _PLAYLIST,
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
     b"%PDF": "a PDF document",
+    b"%!PS": "PostScript, a program that draws; render it to pixels first",
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "gzip-compressed data",
     b"\x1aE\xdf\xa3": "a Matroska or WebM video",
@@ -41,6 +42,7 @@ _OTHER_SIGNATURES = {
     b"<!doctype html": "an HTML page, as servers send in place of a missing file",
     b"<html": "an HTML page, as servers send in place of a missing file",
 }
+_BY_OTHER_PROGRAMS = ("EPS",)  # Ghostscript would run what the file says
 _pillow_limit_lock = threading.Lock()
 _truncated_lock = threading.Lock()
 
@@ -177,7 +179,7 @@ def _identify(file: BinaryIO) -> ImageFile | None:
     for load_plugins in (PIL.Image.preinit, PIL.Image.init):  # the common formats first; the rest costs imports
         load_plugins()
         for name in PIL.Image.ID:
-            if name in tried:
+            if name in tried or name in _BY_OTHER_PROGRAMS:
                 continue
             tried.add(name)
             factory, accept = PIL.Image.OPEN[name]

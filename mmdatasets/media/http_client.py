@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291, and IANA's registry of it
 
 
 class RefusedAnswerError(aiohttp.ClientError):
@@ -37,7 +38,14 @@ def is_public(text: str) -> bool:
         text: An IPv4 or IPv6 address, as `socket.getaddrinfo` gives them.
     """
     address = ipaddress.ip_address(text)
-    return all(one.is_global and not one.is_multicast for one in (address, *_embedded(address)))
+    return all(_is_global(one) for one in (address, *_embedded(address)))
+
+
+def _is_global(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None and address not in _NAT64:
+        # All that was assigned for the internet. Elsewhere lie old forms that stand for others, and sites' own.
+        return address in _GLOBAL_UNICAST and address.is_global
+    return address.is_global and not address.is_multicast
 
 
 def _embedded(address: Address) -> list[Address]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 HTTP = ("http", "https")
 _LOCAL = ("file", "local")
+# Those that take their bytes from where their own files say, or that ask servers by clients of their own.
+_LEADING_ON = ("reference", "dir", "git", "github", "gist", "webhdfs", "jupyter", "jlab", "dask", "dbfs", "lakefs")
 _OPENED = "/proc/self/fd/{}"
 
 
@@ -91,6 +93,12 @@ def check_url(url: str, options: MediaOptions, source: str) -> None:
                     source=source,
                 )
             continue
+        if protocol in _LEADING_ON and protocol not in (allowed or ()):
+            raise MediaForbiddenError(
+                f"references to {protocol}:// are refused, since they lead to files and servers that they name "
+                f"themselves; add {protocol!r} to MediaOptions.allowed_protocols where the rows may name any",
+                source=source,
+            )
         if allowed is not None and protocol not in (*allowed, "" if "::" in url else None):
             raise MediaForbiddenError(
                 f"references to {protocol or 'local'}:// are refused; add {protocol or 'file'!r} to "

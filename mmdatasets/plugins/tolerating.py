@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
+from typing import Self
 
 from mmdatasets.options import ErrorPolicy
 from mmdatasets.transforms.bad_rows import BadRowTally, check_policy
@@ -48,6 +49,17 @@ class Tolerating:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise ValueError(f"{name} must be a number of rows or None, got {value!r}")
+
+    def with_policy(self, on_error: ErrorPolicy | None, row_log: str | None) -> Self:
+        """This plugin with another policy on rows that cannot be used; itself where none is given.
+
+        Raises:
+            ValueError: If `on_error` is none, or needs `row_log`.
+        """
+        if on_error is None and row_log is None:
+            return self
+        log = getattr(self, "row_log", None) if row_log is None else row_log  # a field of `Fitting`
+        return replace(self, on_error=on_error or self.on_error, row_log=log)  # type: ignore[call-arg]
 
     @cached_property
     def bad_rows(self) -> BadRowTally:

@@ -70,5 +70,6 @@ def _simulated(data: ReportData) -> list[str]:
         lines.append(_line("padding", f"{', '.join(parts)} of a batch in random order"))
     if data["packing"]:
         parts = [f"{number(round(100 * one['best_fit'], 1))}% ({one['max_length']})" for one in data["packing"]]
-        lines.append(_line("packing", f"packed rows are full to {', '.join(parts)}"))
+        without = "; longer rows are left out" if any(one["rows_too_long"] for one in data["packing"]) else ""
+        lines.append(_line("packing", f"packed rows are full to {', '.join(parts)}{without}"))
     return lines

@@ -17,6 +17,7 @@ from mmdatasets.shards.sources import Source
 from mmdatasets.shards.workers import write_shards
 
 if TYPE_CHECKING:
+    from mmdatasets.options import ErrorPolicy
     from mmdatasets.plugins.base import BasePlugin
 
 
@@ -35,6 +36,8 @@ def preprocess(
     materialise: bool = False,
     quality: int | None = None,
     unsupported: Unsupported = "error",
+    on_error: ErrorPolicy | None = None,
+    row_log: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> PreprocessReport:
@@ -71,6 +74,9 @@ def preprocess(
         quality: 1 to 100, for materialised media that lose something; see `plugin.materialise`.
         unsupported: What becomes of items that cannot be materialised: an `"error"`, or they stay as they are
             (`"keep"`).
+        on_error: What becomes of rows that cannot be used: `"raise"`, `"skip"` or `"quarantine"`; the plugin's own
+            choice when `None`.
+        row_log: Folder for what is said of rows that are left out; the plugin's own when `None`.
         overwrite: Whether shards in the output that are of another source or of other settings are replaced. Those of
             the same are kept in any case.
         progress: Whether to show a progress bar, where standard error is a terminal.
@@ -85,6 +91,7 @@ def preprocess(
     """
     if isinstance(num_proc, bool) or not isinstance(num_proc, int) or num_proc < 1:
         raise ValueError(f"num_proc must be a positive integer, got {num_proc!r}")
+    plugin = plugin.with_policy(on_error, row_log)
     settings = RunSettings(
         split, rows_per_shard, batch_size, embed_media, preference, materialise, quality, unsupported
     )

@@ -194,7 +194,8 @@ def _load(source: str, split: str, path: str, **arguments: object) -> Dataset:
     # What fails depends on where: network, parsing, casting, ...; `datasets` has errors of many kinds for it.
     except Exception as error:
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
-        raise MMDatasetsError(f"cannot load the data: {error}{cause}", source=source) from error
+        what = str(error) or f"{type(error).__name__}; is it empty?"
+        raise MMDatasetsError(f"cannot load the data: {what}{cause}", source=source) from error
 
 
 def _no_split(split: str, known: Mapping[str, object], source: str) -> MMDatasetsError:

@@ -161,11 +161,11 @@ def test_a_rate_that_would_make_much_of_little_is_refused():
         writer.setnchannels(1)
         writer.setsampwidth(1)
         writer.setframerate(200)
-        writer.writeframes(bytes(100_000))
+        writer.writeframes(bytes(3_000_000))
     with pytest.raises(MediaLimitError, match="audio_sample_limit"):
         decode_audio(file.getvalue(), OPTIONS, 48_000)
     with pytest.raises(MediaLimitError, match="audio_sample_limit"):
-        planned_num_samples(AudioInfo(200, 1, 100_000), OPTIONS, 48_000)
+        planned_num_samples(AudioInfo(200, 1, 3_000_000), OPTIONS, 48_000)
 
 
 def test_channels_do_not_multiply_what_is_held():

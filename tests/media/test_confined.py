@@ -296,9 +296,22 @@ def test_which_addresses_are_public():
     for address in (
         *("127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::"),
         *("224.0.0.1", "255.255.255.255", "240.0.0.1", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1"),
+        *("fec0::1", "64:ff9b:1::7f00:1", "::127.0.0.1", "::a9fe:a9fe", "::ffff:0:7f00:1", "5f00::1"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:0:7f00:1::"),
     ):
         assert not is_public(address), address
+
+
+@pytest.mark.parametrize(
+    "form", ["reference://a::zip://r.json::{}", "webhdfs://{}/a", "github://a:b@c/d", "dir://a::{}"]
+)
+def test_filesystems_that_lead_on_are_refused_unless_named(form):
+    """They would ask servers, or open files, that the reference does not show, by clients of their own."""
+    with answering(head("200 OK", "Content-Length: 0")) as (port, asked):
+        place = f"127.0.0.1:{port}" if "webhdfs" in form else "data:application/zip;base64,UEsFBgA="
+        with pytest.raises(MediaForbiddenError, match="lead to files and servers that they name themselves"):
+            open_source(form.format(place), MediaOptions(allow_http=True))
+    assert asked == []
 
 
 def test_each_redirect_is_checked(monkeypatch):
