@@ -166,7 +166,7 @@ def test_whole_files_miss_nothing():
 @pytest.mark.parametrize("name", VIDEOS)
 def test_any_cut_of_a_video_is_an_error_or_what_decodes(name):
     data = video(name)
-    for end in range(1, len(data), len(data) // 12):
+    for end in range(1, len(data) * 11 // 12 + 2, len(data) // 12):  # the last bytes may be no frame
         with pytest.raises(MediaError):
             probe_video(data[:end], REFUSING)
         info = outcome(probe_video, data[:end], ACCEPTING)
