@@ -84,7 +84,7 @@ def test_feeding_benchmark(tmp_path):
     assert [(one["case"], one["contestant"]) for one in outcomes] == [
         (case, contestant)
         for case in ("photos", "videos")
-        for contestant in ("processor in the collator", "plugin.collator")
+        for contestant in ("processor in the collator", "plugin.collator", "the same, materialised")
     ]
     assert all(one["samples_per_s"] > 0 and 0 <= one["waiting"] < 1 for one in outcomes)
 

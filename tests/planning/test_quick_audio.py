@@ -48,8 +48,14 @@ def test_quick_plans_equal_dry_runs(name: str, count: int) -> None:
     check_quick_plans(name, lengths(count, 29))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "longest_s"), [("qwen2_audio", 30), ("qwen2_5_omni", 300), ("qwen3_omni_moe", 600)])
+@pytest.mark.parametrize(
+    ("name", "longest_s"),
+    [
+        pytest.param("qwen2_audio", 30, marks=pytest.mark.slow),
+        pytest.param("qwen2_5_omni", 300, marks=pytest.mark.long),
+        pytest.param("qwen3_omni_moe", 600, marks=pytest.mark.long),
+    ],
+)
 def test_quick_plans_equal_dry_runs_over_thousands_of_lengths(name: str, longest_s: float) -> None:
     check_quick_plans(name, lengths(2000, longest_s))
 
