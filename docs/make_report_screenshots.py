@@ -7,9 +7,7 @@ have a shape, and says so in its title. Their media files are real, and are deco
 
 from __future__ import annotations
 
-import io
 import logging
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 from datasets import disable_progress_bars, load_dataset
-from make_screenshots import ARGUMENTS, BROWSERS, IMAGES, MAX_BYTES, PHOTOS
+from make_screenshots import IMAGES, MAX_BYTES, PHOTOS, launch, shoot
 
 from mmdatasets import MediaOptions, auto_plugin
 from mmdatasets.testing import build_processor
@@ -51,29 +49,18 @@ def reports(folder: Path) -> Iterator[tuple[str, Report]]:
 
 def main() -> None:
     """Writes the pictures, each as small as its colours allow."""
-    from playwright.sync_api import sync_playwright
-
     logging.disable(logging.WARNING)
     disable_progress_bars()
-    browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser_path is None:
-        sys.exit(f"no Chromium is installed (looked for {', '.join(BROWSERS)})")
-    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as temporary, launch() as browser:
         folder = Path(temporary)
-        browser = driver.chromium.launch(executable_path=browser_path, args=list(ARGUMENTS))
         for name, report in reports(folder):
             page = report.save(folder / f"{name}.html")
             for picture, width, scheme, height in SHOTS[name]:
-                context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-                tab = context.new_page()
-                tab.goto(page.as_uri())
-                _save(tab.screenshot(), IMAGES / f"{picture}.png")
-                context.close()
-        browser.close()
+                _save(shoot(browser, page, width, scheme, height), IMAGES / f"{picture}.png")
 
 
-def _save(screenshot: bytes, path: Path) -> None:
-    picture = PIL.Image.open(io.BytesIO(screenshot)).convert("RGB").quantize(COLOURS, dither=PIL.Image.Dither.NONE)
+def _save(screenshot: PIL.Image.Image, path: Path) -> None:
+    picture = screenshot.quantize(COLOURS, dither=PIL.Image.Dither.NONE)
     picture.save(path, optimize=True)
     size = path.stat().st_size
     if size > MAX_BYTES:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,12 +110,30 @@ def write_clip(path: Path) -> Path:
     return path
 
 
-def shoot(browser: Browser, page_path: Path, width: int, scheme: str) -> PIL.Image.Image:
-    """A picture of the whole page."""
-    context = browser.new_context(viewport={"width": width, "height": 600}, color_scheme=scheme)
+@contextmanager
+def launch() -> Iterator[Browser]:
+    """The installed Chromium.
+
+    Raises:
+        SystemExit: If none is installed.
+    """
+    from playwright.sync_api import sync_playwright
+
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        raise SystemExit(f"no Chromium is installed (looked for {', '.join(BROWSERS)})")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+def shoot(browser: Browser, page_path: Path, width: int, scheme: str, height: int | None = None) -> PIL.Image.Image:
+    """A picture of the page: the whole, or so many pixels from the top."""
+    context = browser.new_context(viewport={"width": width, "height": height or 600}, color_scheme=scheme)
     page = context.new_page()
     page.goto(page_path.as_uri())
-    data = page.screenshot(full_page=True)
+    data = page.screenshot(full_page=height is None)
     context.close()
     return PIL.Image.open(io.BytesIO(data)).convert("RGB")
 
@@ -148,16 +167,10 @@ def with_palette(image: PIL.Image.Image, colours: np.ndarray) -> PIL.Image.Image
 
 def main() -> None:
     """Makes all pictures."""
-    from playwright.sync_api import sync_playwright
-
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        raise SystemExit(f"no Chromium is installed (looked for {', '.join(BROWSERS)})")
     IMAGES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as temporary, launch() as browser:
         folder = Path(temporary)
-        browser = playwright.chromium.launch(executable_path=found, args=list(ARGUMENTS))
         for name, preview in previews(folder):
             path = preview.save(folder / f"{name}.html")
             for width, scheme in SHOTS[name]:
@@ -165,7 +178,6 @@ def main() -> None:
                 size = save(shoot(browser, path, width, scheme), target)
                 page_size = path.stat().st_size
                 sys.stdout.write(f"{target.name}: {size / 1000:.0f} kB; the page: {page_size / 1000:.0f} kB\n")
-        browser.close()
 
 
 if __name__ == "__main__":
